@@ -1,0 +1,1 @@
+"""Baselines: popularity, item-kNN and SASRec."""

@@ -1,0 +1,51 @@
+"""What every stage shares: configs, artifacts, the corpus and the tables they hold."""
+
+from dasrec.core.artifacts import (
+    Manifest,
+    load_manifest,
+    recipe_digest,
+    verify_files,
+    work_dir,
+    write_artifact,
+)
+from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
+from dasrec.core.corpus import SPLITS, Corpus, Impressions, Ragged, Split, load_corpus
+from dasrec.core.embeddings import Embeddings, load_embeddings
+from dasrec.core.recommendations import (
+    Recommendations,
+    load_recommendations,
+    write_recommendations,
+)
+from dasrec.core.seeding import derive_seed, generator, seed_everything
+from dasrec.core.semantic_ids import SemanticIds, SidTable, load_sids, save_sids_payload
+
+__all__ = [
+    "SPLITS",
+    "Corpus",
+    "Embeddings",
+    "Impressions",
+    "Manifest",
+    "Ragged",
+    "Recommendations",
+    "SemanticIds",
+    "SidTable",
+    "Split",
+    "StageConfig",
+    "apply_overrides",
+    "build_config",
+    "derive_seed",
+    "generator",
+    "load_corpus",
+    "load_embeddings",
+    "load_manifest",
+    "load_recommendations",
+    "load_sids",
+    "read_yaml",
+    "recipe_digest",
+    "save_sids_payload",
+    "seed_everything",
+    "verify_files",
+    "work_dir",
+    "write_artifact",
+    "write_recommendations",
+]
