@@ -11,6 +11,8 @@ from dasrec.core.artifacts import (
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.corpus import SPLITS, Corpus, Impressions, Ragged, Split, load_corpus
 from dasrec.core.embeddings import Embeddings, load_embeddings
+from dasrec.core.prepare import PrepareConfig, describe_raw, prepare
+from dasrec.core.readers import TableConfig
 from dasrec.core.recommendations import (
     Recommendations,
     load_recommendations,
@@ -18,6 +20,7 @@ from dasrec.core.recommendations import (
 )
 from dasrec.core.seeding import derive_seed, generator, seed_everything
 from dasrec.core.semantic_ids import SemanticIds, SidTable, load_sids, save_sids_payload
+from dasrec.core.split import SplitConfig
 
 __all__ = [
     "SPLITS",
@@ -25,21 +28,26 @@ __all__ = [
     "Embeddings",
     "Impressions",
     "Manifest",
+    "PrepareConfig",
     "Ragged",
     "Recommendations",
     "SemanticIds",
     "SidTable",
     "Split",
+    "SplitConfig",
     "StageConfig",
+    "TableConfig",
     "apply_overrides",
     "build_config",
     "derive_seed",
+    "describe_raw",
     "generator",
     "load_corpus",
     "load_embeddings",
     "load_manifest",
     "load_recommendations",
     "load_sids",
+    "prepare",
     "read_yaml",
     "recipe_digest",
     "save_sids_payload",

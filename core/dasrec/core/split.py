@@ -1,0 +1,120 @@
+"""Cut every user's sequence into train, valid and test."""
+
+import datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, model_validator
+
+from dasrec.core.config import StageConfig
+from dasrec.core.corpus import SPLITS
+
+Ints = npt.NDArray[np.int64]
+Int8s = npt.NDArray[np.int8]
+
+TRAIN, VALID, TEST = SPLITS["train"], SPLITS["valid"], SPLITS["test"]
+
+
+def _iso(value: Any) -> Any:
+    """YAML reads 2014-05-01 as a date."""
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+Cut = Annotated[str | float, BeforeValidator(_iso)]
+
+
+class SplitConfig(StageConfig):
+    """How interactions are divided."""
+
+    method: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    """`leave_one_out`: each user's last event is test, the one before it valid; users with fewer
+    than three events are all train. `global_time`: two moments cut the whole log."""
+
+    valid_from: Cut | None = None
+    """global_time: first moment of valid. An ISO date or time (UTC), or the fraction of the
+    interactions, in order of time, that come before it."""
+
+    test_from: Cut | None = None
+    """global_time: first moment of test."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "SplitConfig":
+        cuts = (self.valid_from, self.test_from)
+        if self.method == "leave_one_out":
+            if cuts != (None, None):
+                raise ValueError("valid_from and test_from belong to method: global_time")
+            return self
+        for name, cut in zip(("valid_from", "test_from"), cuts, strict=True):
+            if cut is None:
+                raise ValueError(f"{name} is required by method: global_time")
+            if isinstance(cut, float) and not 0 < cut < 1:
+                raise ValueError(f"{name} must be a fraction between 0 and 1 or a date, got {cut}")
+            if isinstance(cut, str):
+                _seconds(cut, name)
+        first, second = (_seconds(c, "") if isinstance(c, str) else c for c in cuts)
+        if type(self.valid_from) is type(self.test_from) and (first or 0) > (second or 0):
+            raise ValueError(f"valid_from must not be after test_from, got {cuts}")
+        return self
+
+
+def _seconds(text: str, name: str) -> int:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{name} must be an ISO date or a fraction, got '{text}'") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp())
+
+
+class Cuts(NamedTuple):
+    """Moments of a global split, seconds UTC."""
+
+    valid: int
+    test: int
+
+    def split(self, timestamp_N: Ints) -> Int8s:
+        """Split of events by their moment: train < valid <= valid-split < test <= test-split."""
+        return np.searchsorted(self, timestamp_N, side="right").astype(np.int8)
+
+
+def global_cuts(config: SplitConfig, timestamp_N: Ints) -> Cuts:
+    """Turn dates and fractions into moments.
+
+    A fraction f stands for the moment of interaction floor(f * N) in order of time; events of
+    that same moment all fall behind the cut, so none is split between two parts.
+    """
+    ordered = np.sort(timestamp_N)
+
+    def moment(cut: str | float | None) -> int:
+        assert cut is not None
+        return _seconds(cut, "") if isinstance(cut, str) else int(ordered[int(cut * len(ordered))])
+
+    return Cuts(moment(config.valid_from), moment(config.test_from))
+
+
+def split_global_time(user_N: Ints, timestamp_N: Ints, cuts: Cuts) -> Int8s:
+    """Split interactions, sorted by user and order, at two moments.
+
+    Where a user's order contradicts the timestamps, an event never falls into an earlier part
+    than the events before it: nothing behind a test event is trained on.
+    """
+    key = user_N * len(SPLITS) + cuts.split(timestamp_N)
+    return (np.maximum.accumulate(key) - user_N * len(SPLITS)).astype(np.int8)
+
+
+def split_leave_one_out(user_start: Ints) -> Int8s:
+    """Split interactions sorted by user and order.
+
+    Args:
+        user_start: (U + 1,) first row of every user.
+
+    Returns:
+        (N,) the last row of every user with three or more is test, the one before it valid.
+    """
+    split_N = np.zeros(user_start[-1], dtype=np.int8)
+    last = user_start[1:][np.diff(user_start) >= 3] - 1
+    split_N[last] = TEST
+    split_N[last - 1] = VALID
+    return split_N
