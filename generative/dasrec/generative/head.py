@@ -1,0 +1,155 @@
+"""The output layer of a causal language model, restricted to one level's tokens at a time.
+
+A 151k-row head and its log-softmax cost more than a small body; a level needs K rows of it.
+
+Shape letters: B users, S positions, H hidden width, V vocabulary, L levels, K codes of a level,
+R rows of any batch shape, X = H, or V where the head cannot be restricted (see `LevelHead`).
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+Normalize = Literal["level", "full", "trie"]
+"""What a code's probability is normalised over: the level's K codes, the whole vocabulary (as
+`generate` does), or the codes that lead to an existing (and allowed) item."""
+
+_LOGITS_PER_CHUNK = 2**24
+_PROBE_ROWS = 256
+
+
+class LevelHead:
+    """Body and per-level output rows of a Hugging Face causal LM, plain or wrapped by PEFT.
+
+    At construction the restricted logits are compared with the model's own on one row. Where they
+    differ (an output transformation this class does not know), the full head is used and sliced,
+    with a warning: right, but slower.
+    """
+
+    def __init__(self, model: nn.Module, level_token_ids: Sequence[Tensor]) -> None:
+        """Slice the head.
+
+        Args:
+            model: Any `AutoModelForCausalLM`, or a PeftModel around one; in eval mode.
+            level_token_ids: L tensors (K,) of vocabulary ids.
+
+        Raises:
+            ValueError: The model is in training mode, or a token is outside its vocabulary.
+        """
+        if model.training:
+            raise ValueError(
+                "model: dropout is on (training mode); call model.eval() before decoding"
+            )
+        self.model: Any = model
+        base: Any = self.model
+        if hasattr(base, "get_base_model"):
+            base = base.get_base_model()
+        self.config: Any = base.config.get_text_config()
+        self._body: Any = base.get_decoder()
+        self._output: Any = base.get_output_embeddings()
+        self._softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        device = base.get_input_embeddings().weight.device
+        self._tokens = [tokens.to(device) for tokens in level_token_ids]
+        self._check_vocabulary(base.get_input_embeddings().weight.shape[0])
+        with torch.no_grad():
+            self._rows = self._level_rows()
+            self.restricted = self._agrees()
+        if not self.restricted:
+            logger.warning(
+                "%s: its logits are not those of its output embedding; using the full head",
+                type(base).__name__,
+            )
+
+    def states(self, last_only: bool = False, **inputs: Any) -> Tensor:
+        """Run the model; (B, S, X) states to be given to `logits` and `log_normalizer`.
+
+        `last_only` keeps the last position, S = 1. `inputs` are the model's own arguments.
+        """
+        if self.restricted:
+            states: Tensor = self._body(**inputs).last_hidden_state
+            return states[:, -1:] if last_only else states
+        logits: Tensor = self.model(logits_to_keep=int(last_only), **inputs).logits
+        return logits
+
+    def logits(self, states_RX: Tensor, level: int) -> Tensor:
+        """(R, K) float32 logits of the codes of `level`."""
+        if not self.restricted:
+            return states_RX[..., self._tokens[level]].float()
+        weight_KH, bias_K = self._rows[level]
+        return self._cap(F.linear(states_RX.float(), weight_KH, bias_K))
+
+    def log_normalizer(self, states_RX: Tensor, logits_RK: Tensor, normalize: Normalize) -> Tensor:
+        """(R,) float32 log of the sum of exp(logit) over the level's codes or the vocabulary."""
+        if normalize != "full":
+            return logits_RK.logsumexp(-1)
+        flat = states_RX.reshape(-1, states_RX.shape[-1])
+        rows = max(1, _LOGITS_PER_CHUNK // self._vocab_size)
+        parts = [self._full(chunk).logsumexp(-1) for chunk in torch.split(flat, rows)]
+        return torch.cat(parts).view(states_RX.shape[:-1])
+
+    def _full(self, states_RX: Tensor) -> Tensor:
+        if not self.restricted:
+            return states_RX.float()
+        return self._cap(self._output(states_RX).float())
+
+    def _cap(self, logits: Tensor) -> Tensor:
+        if self._softcap is None:
+            return logits
+        return torch.tanh(logits / self._softcap) * self._softcap
+
+    def _check_vocabulary(self, size: int) -> None:
+        self._vocab_size = size
+        for level, tokens in enumerate(self._tokens):
+            if int(tokens.min()) < 0 or int(tokens.max()) >= size:
+                raise ValueError(
+                    f"level {level}: token id outside the model's vocabulary of {size}, got"
+                    f" {int(tokens.min())}..{int(tokens.max())}; resize the token embeddings"
+                )
+
+    def _level_rows(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Per level the (K, H) weight and (K,) bias of its tokens, float32."""
+        if type(self._output) is nn.Linear:
+            weight_VH, bias_V = self._output.weight, self._output.bias
+            return [
+                (weight_VH[ids].float(), None if bias_V is None else bias_V[ids].float())
+                for ids in self._tokens
+            ]
+        # A wrapped head (LoRA, trained token rows, a saved copy) is still linear in its input, so
+        # its effective rows are its answers to the unit vectors, whatever the wrapper does.
+        embedding = self._body.get_input_embeddings().weight
+        unit = torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
+        bias_V = self._output(torch.zeros_like(unit[:1]))[0].float()
+        columns: list[list[Tensor]] = [[] for _ in self._tokens]
+        for chunk in torch.split(unit, _PROBE_ROWS):
+            answers = self._output(chunk).float() - bias_V
+            for level, ids in enumerate(self._tokens):
+                columns[level].append(answers[:, ids])
+        return [
+            (torch.cat(parts).T.contiguous(), bias_V[ids])
+            for parts, ids in zip(columns, self._tokens, strict=True)
+        ]
+
+    def _agrees(self) -> bool:
+        """Whether restricted logits are the model's logits, on one short row."""
+        ids = torch.stack([tokens[0] for tokens in self._tokens]).unsqueeze(0)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        hidden = self._body(**inputs).last_hidden_state[:, -1]
+        full = self.model(**inputs).logits[:, -1]
+        # Rounding of the model's own dtype, and of a TF32 or bf16 matrix product.
+        tolerance = max(2 * torch.finfo(full.dtype).eps, 2e-3)
+        self.restricted = True
+        return all(
+            torch.allclose(
+                self.logits(hidden, level),
+                full[:, tokens].float(),
+                rtol=tolerance,
+                atol=tolerance * float(full.abs().max()),
+            )
+            for level, tokens in enumerate(self._tokens)
+        )
