@@ -1,0 +1,136 @@
+"""Stage: (AssignConfig, tokenizer, Corpus, Embeddings) -> SemanticIds.
+
+Only the content side of the tokenizer is used: an item without any interaction gets a SID too.
+Shape letters: I items, L levels, K codebook size, D code dimension.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from dasrec.core import (
+    Corpus,
+    Embeddings,
+    SemanticIds,
+    SidTable,
+    StageConfig,
+    load_manifest,
+    load_sids,
+    save_sids_payload,
+    write_artifact,
+)
+from dasrec.tokenizer.autoencoder import Autoencoder
+from dasrec.tokenizer.collisions import groups_of, rank_in_group, reassign_last
+from dasrec.tokenizer.report import collision_rate, sid_report
+from dasrec.tokenizer.train import load_tokenizer
+
+Floats = npt.NDArray[np.float32]
+
+
+class AssignConfig(StageConfig):
+    """How SIDs are given out."""
+
+    collisions: Literal["extra_level", "reassign_last", "share"] = "extra_level"
+    """Items whose codes coincide: `extra_level` appends a code that numbers them (TIGER);
+    `reassign_last` moves all but the most popular to the nearest free last codeword; `share`
+    leaves them (for features of a ranking model). Users always share: a user SID is a feature,
+    nothing is looked up by it."""
+    extra_level_size: Annotated[int, Field(ge=1)] = 1
+    """Codes of the extra level at least; more where a group of colliding items is larger."""
+
+
+def assign(
+    config: AssignConfig,
+    tokenizer: str | Path,
+    corpus: Corpus,
+    embeddings: Embeddings,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    replace: bool = False,
+) -> SemanticIds:
+    """Give every item and user its SID and write a SemanticIds artifact.
+
+    Its manifest's metrics hold the SID report, with the collisions before the policy.
+
+    Args:
+        config: the collision policy.
+        tokenizer: path of the tokenizer artifact.
+        corpus: the corpus the tokenizer was trained on.
+        embeddings: the embeddings the tokenizer was trained on.
+        out: directory to create.
+        seed: kept in the manifest; nothing here is random.
+        replace: swap an artifact that is already there.
+
+    Raises:
+        FileExistsError: `out` exists and `replace` is false.
+        ValueError: a tokenizer made from other inputs; no free code left under a prefix.
+    """
+    out = Path(out)
+    if out.exists() and not replace:
+        raise FileExistsError(f"{out} exists; choose another --out or pass --replace")
+    inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
+    manifest = load_manifest(tokenizer, "tokenizer", inputs)
+    model = load_tokenizer(tokenizer)
+
+    learned, residual_ID = _encode(model.items, embeddings.items)
+    items = resolve_collisions(config, learned, residual_ID, corpus.train_item_count)
+    users = None if model.users is None else _encode(model.users, embeddings.users)[0]
+    metrics = sid_report(items, users, corpus, embeddings)
+    metrics["item/collision_rate_before"] = collision_rate(learned.codes)
+    write_artifact(
+        out,
+        "semantic_ids",
+        config.as_json(),
+        inputs | {"tokenizer": manifest},
+        lambda path: save_sids_payload(path, items, users),
+        seed=seed,
+        metrics=metrics,
+        replace=replace,
+    )
+    return load_sids(out, corpus.manifest)
+
+
+@torch.no_grad()
+def _encode(side: Autoencoder, x: Floats) -> tuple[SidTable, Floats]:
+    """The table before any collision policy, and the residual that the last level quantized."""
+    codes, z, residuals = side.quantizer.encode(
+        side.encode(torch.from_numpy(np.array(x, np.float32)))
+    )
+    books = tuple(book.numpy().copy() for book in side.quantizer.codebooks)
+    sizes = tuple(len(book) for book in books)
+    return SidTable(codes.numpy().astype(np.uint16), sizes, z.numpy(), books), residuals[-1].numpy()
+
+
+def resolve_collisions(
+    config: AssignConfig,
+    table: SidTable,
+    residual_ID: Floats,
+    popularity_I: npt.NDArray[np.int64],
+) -> SidTable:
+    """Apply `config.collisions` to item SIDs. z stays the sum of the learned codewords.
+
+    Raises:
+        ValueError: see `reassign_last`; or a group too large for uint16 codes.
+    """
+    codes_IL = table.codes.astype(np.int64)
+    if config.collisions == "extra_level":
+        rank_I = rank_in_group(groups_of(codes_IL), popularity_I)
+        size = max(config.extra_level_size, int(rank_I.max()) + 1)
+        if size > 65_536:
+            raise ValueError(
+                f"assign: a group of at most 65536 items with one SID can be numbered, got {size}; "
+                "train the tokenizer with larger levels"
+            )
+        codes = np.column_stack([codes_IL, rank_I]).astype(np.uint16)
+        return SidTable(codes, (*table.level_sizes, size), table.vectors, table.codebooks)
+    if config.collisions == "reassign_last":
+        last_KD = table.codebooks[-1]
+        moved_IL = reassign_last(codes_IL, residual_ID, last_KD, popularity_I)
+        vectors = table.vectors + last_KD[moved_IL[:, -1]] - last_KD[codes_IL[:, -1]]
+        return SidTable(moved_IL.astype(np.uint16), table.level_sizes, vectors, table.codebooks)
+    return table
