@@ -54,7 +54,7 @@ def write_recommendations(
         raise ValueError("recommendations: an item appears twice in one list")
     if (~real[:, :-1] & real[:, 1:]).any():
         raise ValueError("recommendations: a list has a gap")
-    if (np.where(real[:, 1:], scores[:, 1:] - scores[:, :-1], 0) > 0).any():
+    if (real[:, 1:] & (scores[:, 1:] > scores[:, :-1])).any():
         raise ValueError("recommendations: scores rise along a list")
     row, column = np.nonzero(real)
     table = pl.DataFrame(

@@ -183,30 +183,35 @@ RANKING_METRICS: dict[str, Callable[[Int64s, int, Int64s | None], Floats]] = {
 """Accuracy metrics by name: (ranks, k, starts) -> (Q,) values."""
 
 
-def metrics_of_ranks(
+def per_query_metrics(
     ranks: Int64s, ks: Sequence[int], starts: Int64s | None = None
-) -> dict[str, float]:
-    """Means over queries of all accuracy metrics, from ranks that are already known.
+) -> dict[str, Floats]:
+    """All accuracy metrics of every query, e.g. {"recall@10": (Q,) values, ...}.
 
     Args:
         ranks: from `rank_of_target`, or from `ranks_of_targets` together with `starts`.
         ks: cut-offs.
         starts: (Q + 1,) row starts of the targets where queries have several.
+    """
+    return {
+        f"{name}@{k}": metric(ranks, k, starts)
+        for k in ks
+        for name, metric in RANKING_METRICS.items()
+    }
 
-    Returns:
-        e.g. {"recall@10": ..., "ndcg@10": ..., "hr@10": ..., "mrr@10": ...}.
+
+def metrics_of_ranks(
+    ranks: Int64s, ks: Sequence[int], starts: Int64s | None = None
+) -> dict[str, float]:
+    """Means over queries of `per_query_metrics`, from ranks that are already known.
 
     Raises:
         ValueError: no query, or a cut-off below 1.
     """
-    num_queries = len(ranks) if starts is None else len(starts) - 1
-    if num_queries == 0:
+    if (len(ranks) if starts is None else len(starts) - 1) == 0:
         raise ValueError("ranking metrics: no query to average over")
-    return {
-        f"{name}@{k}": float(metric(ranks, k, starts).mean())
-        for k in ks
-        for name, metric in RANKING_METRICS.items()
-    }
+    values = per_query_metrics(ranks, ks, starts)
+    return {name: float(value.mean()) for name, value in values.items()}
 
 
 def ranking_metrics(

@@ -1,0 +1,91 @@
+"""`evaluate` module over `dasrec.eval.ranking_metrics`: recall, NDCG, hit rate and MRR at K.
+
+`evaluate` copies this file into its cache and reads its imports line by line with a regular
+expression: never write two modules after one `import`.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import numpy.typing as npt
+
+from dasrec.core.corpus import Ragged
+from dasrec.eval.list_metrics import describe_lists
+from dasrec.eval.ranking_metrics import per_query_metrics, rank_of_target, ranks_of_targets
+
+DESCRIPTION = """
+Ranking metrics of item lists: recall@K, ndcg@K, hr@K and mrr@K, per query first, then the mean.
+Items, not semantic-ID strings, are compared; short and empty lists count as misses.
+"""
+
+INPUTS = """
+Args:
+    predictions: one list of item indices per query, best first; lengths may differ, -1 = no item.
+    references: one item index per query, or one list of item indices per query.
+    ks: cut-offs, (5, 10, 20) unless given.
+    slices: {name: (Q,) bool}; each adds `metric@K[name]`; one without queries adds nothing.
+    train_item_count: (I,) training interactions of each item; adds coverage@K, gini@K,
+        popularity@K, novelty@K, invalid_rate@K and duplicate_rate@K.
+
+Returns:
+    A flat dict of floats, e.g. {"recall@10": ..., "ndcg@10[tie_free]": ...}.
+"""
+
+
+class RankingAtK(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """What `evaluate.load` makes an instance of."""
+
+    def _info(self) -> Any:
+        index = datasets.Value("int64")
+        lists = datasets.Sequence(index)
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=INPUTS,
+            features=[
+                datasets.Features({"predictions": lists, "references": index}),
+                datasets.Features({"predictions": lists, "references": lists}),
+            ],
+        )
+
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[int]],
+        references: Sequence[Any],
+        ks: Sequence[int] = (5, 10, 20),
+        slices: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+        train_item_count: npt.NDArray[np.int64] | None = None,
+    ) -> dict[str, float]:
+        lists, starts = _padded(predictions), None
+        if isinstance(references[0], Sequence):
+            targets = _ragged(references)
+            ranks, starts = ranks_of_targets(lists, targets), targets.starts
+        else:
+            ranks = rank_of_target(lists, np.asarray(references))
+        values = per_query_metrics(ranks, ks, starts)
+        result = {name: float(value.mean()) for name, value in values.items()}
+        for part, mask in (slices or {}).items():
+            if mask.any():
+                result |= {f"{n}[{part}]": float(v[mask].mean()) for n, v in values.items()}
+        if train_item_count is not None:
+            for k in ks:
+                result |= describe_lists(lists, k, train_item_count)
+        return result
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    starts = np.cumsum([0, *map(len, rows)])
+    values = np.fromiter(chain.from_iterable(rows), np.int32, int(starts[-1]))
+    return Ragged(values, starts)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    values, starts = _ragged(rows)
+    lengths = np.diff(starts)
+    lists = np.full((len(rows), max(1, int(lengths.max()))), -1, np.int32)
+    lists[np.arange(lists.shape[1]) < lengths[:, None]] = values
+    return lists
