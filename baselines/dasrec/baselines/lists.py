@@ -1,0 +1,72 @@
+"""What the baselines share: the queries they answer, and how scores become lists.
+
+Ties go to the smaller item index, which is fair because `prepare` deals the indices at random.
+
+Shape letters: Q queries, B queries of a block, I items, W width.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from dasrec.core import Corpus, Recommendations
+from dasrec.core.corpus import Int32s, Int64s
+
+Floats = npt.NDArray[np.float32]
+
+MAX_SCORES = 1 << 24
+"""Scores held at a time; bounds memory, never changes a result."""
+
+
+def recommend_blocks(
+    corpus: Corpus, width: int, exclude_seen: bool, score: Callable[[Int64s], Floats]
+) -> Recommendations:
+    """Lists for every validation and test query, scored over the whole catalogue block by block.
+
+    Args:
+        corpus: gives the queries and the histories.
+        width: items per list; lists are shorter only where the catalogue runs out.
+        exclude_seen: leave out what the user had before the query.
+        score: (B,) queries -> (B, I) finite scores; may be overwritten.
+    """
+    queries = np.sort(np.concatenate([corpus.queries("valid"), corpus.queries("test")]))
+    size = max(1, MAX_SCORES // max(1, corpus.num_items))
+    items = np.full((len(queries), width), -1, np.int32)
+    scores = np.full((len(queries), width), -np.inf, np.float32)
+    for start in range(0, len(queries), size):
+        block = slice(start, start + size)
+        scores_BI = score(queries[block])
+        if exclude_seen:
+            scores_BI[seen_pairs(corpus, queries[block])] = -np.inf
+        items[block], scores[block] = top_items(scores_BI, width)
+    return Recommendations(queries, items, scores)
+
+
+def top_items(scores_BI: Floats, width: int) -> tuple[Int32s, Floats]:
+    """Best `width` items of every row, best first, ties by item index; -inf means barred.
+
+    Returns:
+        (B, W) items, -1 where a list is shorter; (B, W) scores, -inf there.
+    """
+    num_rows, num_items = scores_BI.shape
+    kept = min(width, num_items)
+    least_B = np.partition(scores_BI, num_items - kept, axis=1)[:, num_items - kept]
+    # Every item that ties with the last place is a candidate, so that the index decides.
+    row, item = np.nonzero((scores_BI >= least_B[:, None]) & (scores_BI > -np.inf))
+    score = scores_BI[row, item]
+    order = np.lexsort((item, -score, row))
+    row, item, score = row[order], item[order], score[order]
+    place = np.arange(len(row)) - np.searchsorted(row, np.arange(num_rows))[row]
+    fits = place < width
+    items_BW = np.full((num_rows, width), -1, np.int32)
+    best_BW = np.full((num_rows, width), -np.inf, np.float32)
+    items_BW[row[fits], place[fits]] = item[fits]
+    best_BW[row[fits], place[fits]] = score[fits]
+    return items_BW, best_BW
+
+
+def seen_pairs(corpus: Corpus, queries: Int64s) -> tuple[Int64s, Int32s]:
+    """Places in `queries` and items of all events before each query."""
+    histories = corpus.histories(queries, len(corpus.item_idx))
+    return np.repeat(np.arange(len(queries)), np.diff(histories.starts)), histories.values
