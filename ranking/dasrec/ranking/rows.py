@@ -1,0 +1,106 @@
+"""Rows to score, and the history that precedes each of them.
+
+Shape letters: M rows, B batch, T history length, N interactions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dasrec.core.corpus import SPLITS, Corpus, Int32s, Int64s, Split
+
+
+class Rows(NamedTuple):
+    """Labelled (user, item) pairs. A row's history ends where its event begins."""
+
+    user_idx: Int32s
+    """(M,)"""
+    item_idx: Int32s
+    """(M,)"""
+    label: npt.NDArray[np.float32]
+    """(M,) 0 or 1."""
+    history_end: Int64s
+    """(M,) the history is the interactions `user_start[u]:history_end` (point in time)."""
+
+
+def impression_rows(corpus: Corpus, split: Split) -> Rows:
+    """The labelled impressions of one split."""
+    impressions = corpus.impressions
+    assert impressions is not None
+    rows = np.flatnonzero(impressions.split == SPLITS[split])
+    return Rows(
+        impressions.user_idx[rows],
+        impressions.item_idx[rows],
+        impressions.label[rows],
+        impressions.history_end[rows],
+    )
+
+
+class Batch(NamedTuple):
+    """Input of the CTR model."""
+
+    user_B: Tensor
+    """(B,) user_idx."""
+    item_B: Tensor
+    """(B,) item_idx + 1."""
+    history_BT: Tensor
+    """(B, T) item_idx + 1, oldest first, 0 on the left where the history is shorter."""
+
+
+class HistorySource:
+    """Cuts point-in-time histories out of the corpus's interactions, a whole batch at once."""
+
+    def __init__(self, corpus: Corpus, max_length: int, device: torch.device) -> None:
+        """Copy the interaction column to `device`.
+
+        Args:
+            corpus: the interactions.
+            max_length: keep the last so many items.
+            device: where batches are made.
+        """
+        self.item_N = torch.from_numpy(corpus.item_idx.astype(np.int64)).to(device)
+        self.start_U = torch.from_numpy(corpus.user_start.astype(np.int64)).to(device)
+        self.max_length = max_length
+        self.device = device
+
+    def batch(self, user_B: Tensor, item_B: Tensor, end_B: Tensor) -> Batch:
+        """Put rows and their histories together; T is the longest history of this batch.
+
+        Args:
+            user_B: (B,) user_idx.
+            item_B: (B,) item_idx of the targets.
+            end_B: (B,) interaction row at which each history ends (exclusive).
+        """
+        first_B = self.start_U[user_B]
+        longest = int((end_B - first_B).max().clamp(1, self.max_length))
+        position_BT = end_B[:, None] + torch.arange(-longest, 0, device=self.device)
+        real_BT = position_BT >= first_B[:, None]
+        items_BT = (
+            self.item_N[position_BT.clamp(min=0)]
+            if len(self.item_N)
+            else torch.zeros_like(position_BT)
+        )
+        return Batch(user_B, item_B + 1, (items_BT + 1) * real_BT)
+
+
+class RowTensors(NamedTuple):
+    """`Rows` as int64 and float32 tensors on the training device."""
+
+    user_M: Tensor
+    item_M: Tensor
+    label_M: Tensor
+    end_M: Tensor
+
+
+def to_tensors(rows: Rows, device: torch.device) -> RowTensors:
+    """Copy rows to `device`."""
+    user, item, label, end = (np.array(column) for column in rows)
+    return RowTensors(
+        torch.from_numpy(user.astype(np.int64)).to(device),
+        torch.from_numpy(item.astype(np.int64)).to(device),
+        torch.from_numpy(label.astype(np.float32)).to(device),
+        torch.from_numpy(end.astype(np.int64)).to(device),
+    )
