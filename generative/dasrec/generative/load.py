@@ -1,0 +1,51 @@
+"""Open a trained generator: base model, adapter, tokenizer and SID vocabulary that fit together."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from dasrec.core import Manifest, SemanticIds, load_manifest
+from dasrec.generative.base_model import load_base
+from dasrec.generative.vocabulary import SidVocabulary, load_vocabulary
+
+ADAPTER = "adapter"
+POINTER = "base.json"
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A generator ready for decoding."""
+
+    manifest: Manifest
+    model: Any
+    """Causal LM in eval mode, PEFT-wrapped if it was fine-tuned with LoRA."""
+    tokenizer: Any
+    vocabulary: SidVocabulary
+
+
+def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
+    """Open a generator artifact; the base model lies where base.json says (a relative path).
+
+    Raises:
+        FileNotFoundError: the base model is not there.
+        ValueError: the generator was built from other semantic IDs or another base model.
+    """
+    path = Path(path)
+    manifest = load_manifest(path, "generator", {"semantic_ids": sids.manifest})
+    base_path = (path / json.loads((path / POINTER).read_text())["path"]).resolve()
+    base_manifest = load_manifest(base_path, "base_model")
+    if manifest.inputs["base_model"] != base_manifest.fingerprint:
+        raise ValueError(
+            f"{path}: was built on base model {manifest.inputs['base_model']}, but {base_path} "
+            f"holds {base_manifest.fingerprint}; train the adapter again on this base"
+        )
+    vocabulary = load_vocabulary(base_path)
+    vocabulary.check(sids)
+    model, tokenizer = load_base(base_path)
+    if (path / ADAPTER).exists():
+        model = PeftModel.from_pretrained(model, path / ADAPTER)
+    model.eval()
+    return Generator(manifest, model, tokenizer, vocabulary)

@@ -1,0 +1,160 @@
+"""Stage `retrieve`: generate the next items of every query under the trie.
+
+Shape letters: Q queries, B prompts of a batch, T tokens, W items per list.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dasrec.core import (
+    Corpus,
+    Manifest,
+    Recommendations,
+    SemanticIds,
+    StageConfig,
+    write_recommendations,
+)
+from dasrec.generative.head import LevelHead
+from dasrec.generative.load import Generator, load_generator
+from dasrec.generative.search import constrained_beam_search
+from dasrec.generative.sequences import SequenceBuilder, TokenSequences
+from dasrec.generative.trie import SidTrie
+from dasrec.generative.vocabulary import SidVocabulary
+
+log = logging.getLogger(__name__)
+
+
+class RetrieveConfig(StageConfig):
+    """How lists are generated."""
+
+    num_beams: int = 50
+    """Beams per level."""
+
+    num_items: int = 50
+    """Items per list."""
+
+    max_history: int = 20
+    """Items of the history in the prompt, the most recent ones."""
+
+    batch_tokens: int = 16_384
+    """Prompt and beam tokens per forward pass at most."""
+
+    use_user_sid: bool = True
+    """Start the prompt with the user's SID where the generator knows user SIDs."""
+
+
+def build_trie(corpus: Corpus, sids: SemanticIds, vocabulary: SidVocabulary) -> SidTrie:
+    """The catalogue's trie; items that share a SID are ordered by training popularity."""
+    return SidTrie.from_sids(
+        np.asarray(sids.items.codes),
+        sids.items.level_sizes,
+        [np.array(ids) for ids in vocabulary.item_levels],
+        popularity=corpus.train_item_count,
+        fingerprint=sids.fingerprint,
+    )
+
+
+def generate_lists(
+    model: Any,
+    trie: SidTrie,
+    prompts: TokenSequences,
+    config: RetrieveConfig,
+    progress: str | None = None,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Generate one list per prompt.
+
+    Args:
+        model: a causal LM in eval mode.
+        trie: the catalogue.
+        prompts: token sequences, in any order; batches are formed by length.
+        config: beams, list length, batch size.
+        progress: name for progress lines; None logs nothing.
+
+    Returns:
+        (Q, W) item indices and scores (log-probabilities), in the order of `prompts`.
+    """
+    head = LevelHead(model, trie.level_token_ids)
+    device = model.get_input_embeddings().weight.device
+    lengths = prompts.lengths
+    order = np.argsort(-lengths, kind="stable")  # the largest batch first: memory faults show early
+    items = np.full((len(lengths), config.num_items), -1, np.int32)
+    scores = np.full((len(lengths), config.num_items), -np.inf, np.float32)
+    done, shown = 0, 0
+    while done < len(order):
+        width = int(lengths[order[done]])
+        batch = max(1, config.batch_tokens // (width + config.num_beams))
+        rows = order[done : done + batch]
+        ids = np.zeros((len(rows), width), np.int64)
+        back = np.arange(width - 1, -1, -1)  # distance from the end: prompts are padded on the left
+        real = back < lengths[rows, None]
+        ids[real] = prompts.tokens[(prompts.starts[rows + 1][:, None] - 1 - back)[real]]
+        result = constrained_beam_search(
+            model,
+            torch.from_numpy(ids).to(device),
+            torch.from_numpy(real.astype(np.int64)).to(device),
+            trie,
+            num_beams=config.num_beams,
+            num_items=config.num_items,
+            certify=False,
+            head=head,
+        )
+        items[rows] = result.items.cpu().numpy()
+        scores[rows] = result.scores.cpu().numpy()
+        done += len(rows)
+        if progress and (done - shown >= 5_000 or done == len(order)):
+            shown = done
+            log.info("%s: %d/%d queries", progress, done, len(order))
+    return items, scores
+
+
+def query_prompts(
+    corpus: Corpus,
+    builder: SequenceBuilder,
+    queries: npt.NDArray[np.int64],
+    max_history: int,
+    use_user_sid: bool = True,
+) -> TokenSequences:
+    """The prompt of each query: the user's SID and the SIDs of the history before it."""
+    users = corpus.user_idx[queries] if use_user_sid else None
+    return builder.render(corpus.histories(queries, max_history), users)
+
+
+def retrieve(
+    config: RetrieveConfig,
+    generator_path: Path,
+    corpus: Corpus,
+    sids: SemanticIds,
+    out: Path,
+    *,
+    seed: int = 0,
+    replace: bool = False,
+) -> Manifest:
+    """Generate lists for the queries of the validation and test splits.
+
+    Returns:
+        The manifest of the Recommendations artifact written to `out`.
+    """
+    generator: Generator = load_generator(generator_path, sids)
+    trie = build_trie(corpus, sids, generator.vocabulary)
+    builder = SequenceBuilder(sids, generator.vocabulary)
+    queries = np.sort(np.concatenate([corpus.queries("valid"), corpus.queries("test")]))
+    prompts = query_prompts(corpus, builder, queries, config.max_history, config.use_user_sid)
+    items, scores = generate_lists(generator.model, trie, prompts, config, progress=out.name)
+    return write_recommendations(
+        out,
+        config.as_json(),
+        {
+            "corpus": corpus.manifest,
+            "semantic_ids": sids.manifest,
+            "generator": generator.manifest,
+        },
+        Recommendations(queries, items, scores),
+        seed=seed,
+        metrics={"invalid_items": int(((items < 0) & np.isfinite(scores)).sum())},
+        replace=replace,
+    )

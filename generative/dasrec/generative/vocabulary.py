@@ -1,0 +1,128 @@
+"""Semantic-ID tokens and the language model's token ids: the one place that adds tokens.
+
+Shape letters: I items, U users, L levels, K codebook size.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import AddedToken
+
+from dasrec.core import SemanticIds
+
+FILE = "vocabulary.json"
+CONTROL_TOKENS = ("<|user|>", "<|anonymous|>", "<|item|>", "<|text|>")
+"""Start of a known user's sequence, of an unknown user's; start of an item, of a text."""
+
+
+@dataclass(frozen=True)
+class SidVocabulary:
+    """Token ids of every (side, level, code) and of the control tokens.
+
+    SID tokens are named `<i0_17>` (item, level 0, code 17) and `<u0_17>` (user).
+    """
+
+    item_levels: tuple[tuple[int, ...], ...]
+    """Per item level the token id of each code."""
+    user_levels: tuple[tuple[int, ...], ...]
+    """Per user level the token id of each code; empty without user SIDs."""
+    control: dict[str, int]
+    """Token id of each control token."""
+    sids_fingerprint: str
+    """Fingerprint of the SemanticIds that the tokens stand for."""
+
+    @property
+    def new_token_ids(self) -> list[int]:
+        """Ids of all tokens that were added, ascending."""
+        levels = (*self.item_levels, *self.user_levels)
+        return sorted([*self.control.values(), *(t for level in levels for t in level)])
+
+    def item_tokens(self, sids: SemanticIds) -> npt.NDArray[np.int64]:
+        """(I, L) token ids of every item.
+
+        Raises:
+            ValueError: `sids` are not the ones this vocabulary was built for.
+        """
+        self.check(sids)
+        return _lookup(np.asarray(sids.items.codes), self.item_levels)
+
+    def user_tokens(self, sids: SemanticIds) -> npt.NDArray[np.int64] | None:
+        """(U, L) token ids of every user, or None where there are no user SIDs."""
+        self.check(sids)
+        if sids.users is None or not self.user_levels:
+            return None
+        return _lookup(np.asarray(sids.users.codes), self.user_levels)
+
+    def check(self, sids: SemanticIds) -> None:
+        """Refuse semantic IDs other than those the tokens were made for.
+
+        Raises:
+            ValueError: the fingerprints differ.
+        """
+        if sids.fingerprint != self.sids_fingerprint:
+            raise ValueError(
+                f"vocabulary was built from semantic IDs {self.sids_fingerprint}, but "
+                f"{sids.fingerprint} were given; use the SIDs that the model was trained with"
+            )
+
+    def save(self, directory: Path) -> None:
+        """Write vocabulary.json."""
+        (directory / FILE).write_text(
+            json.dumps(
+                {
+                    "item_levels": self.item_levels,
+                    "user_levels": self.user_levels,
+                    "control": self.control,
+                    "sids_fingerprint": self.sids_fingerprint,
+                }
+            )
+        )
+
+
+def load_vocabulary(directory: str | Path) -> SidVocabulary:
+    """Read vocabulary.json."""
+    values = json.loads((Path(directory) / FILE).read_text())
+    return SidVocabulary(
+        tuple(map(tuple, values["item_levels"])),
+        tuple(map(tuple, values["user_levels"])),
+        values["control"],
+        values["sids_fingerprint"],
+    )
+
+
+def add_sid_tokens(tokenizer: Any, sids: SemanticIds) -> SidVocabulary:
+    """Add one token per (side, level, code) and the control tokens to a Hugging Face tokenizer.
+
+    Added tokens are atomic and not "special", so `skip_special_tokens` keeps them readable.
+
+    Raises:
+        ValueError: the tokenizer already holds SID tokens of another table.
+    """
+    levels = {"i": sids.items.level_sizes, "u": sids.users.level_sizes if sids.users else ()}
+    names = {
+        side: [[f"<{side}{level}_{code}>" for code in range(size)] for level, size in enumerate(sizes)]
+        for side, sizes in levels.items()
+    }
+    flat = [*CONTROL_TOKENS, *(name for side in names.values() for level in side for name in level)]
+    known = tokenizer.get_vocab()
+    if any(name in known for name in flat):
+        raise ValueError("the tokenizer already has SID tokens; start from the plain base model")
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in flat])
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in flat}
+    return SidVocabulary(
+        item_levels=tuple(tuple(ids[name] for name in level) for level in names["i"]),
+        user_levels=tuple(tuple(ids[name] for name in level) for level in names["u"]),
+        control={name: ids[name] for name in CONTROL_TOKENS},
+        sids_fingerprint=sids.fingerprint,
+    )
+
+
+def _lookup(
+    codes: npt.NDArray[Any], levels: tuple[tuple[int, ...], ...]
+) -> npt.NDArray[np.int64]:
+    columns = [np.array(ids)[codes[:, level]] for level, ids in enumerate(levels)]
+    return np.stack(columns, axis=1).astype(np.int64)
