@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.beams import Beams, Mode, start_beams
+from dasrec.generative.beams import Beams, Mode, check_length, check_prompts, start_beams
 from dasrec.generative.filters import ItemFilter, Ragged
 from dasrec.generative.head import LevelHead, Normalize
 from dasrec.generative.trie import SidTrie
@@ -90,11 +90,11 @@ def constrained_beam_search(
         ValueError: Options that do not fit each other, the trie or the model.
     """
     beam_widths = _widths(trie, num_beams, num_items, widths)
-    _check_prompts(input_ids, attention_mask)
+    check_prompts(input_ids, attention_mask)
     trie = trie.to(input_ids.device)
     filter_ = ItemFilter(trie, len(input_ids), allowed_items, excluded_items)
     head = head or LevelHead(model, trie.level_token_ids)
-    _check_length(head, input_ids.shape[1] + trie.num_levels - 1)
+    check_length(head, input_ids.shape[1] + trie.num_levels - 1)
     beams = start_beams(head, input_ids, attention_mask, mode)
     frontier = _search(beams, head, trie, filter_, beam_widths, normalize)
     items, scores = _expand_leaves(trie, filter_, frontier, num_items)
@@ -221,24 +221,3 @@ def _widths(
             f" {list(widths)}"
         )
     return [max(width, num_items) for width in widths]
-
-
-def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> None:
-    if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape or 0 in input_ids.shape:
-        raise ValueError(
-            f"input_ids and attention_mask: two equal (B, T) shapes needed, got"
-            f" {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
-        )
-    if not bool(attention_mask[:, -1].all()):
-        raise ValueError(
-            "attention_mask: a prompt is empty or padded on the right; pad on the left"
-        )
-
-
-def _check_length(head: LevelHead, length: int) -> None:
-    limit = getattr(head.config, "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise ValueError(
-            f"input_ids: prompt and SID take {length} positions, the model has {limit}; shorten"
-            " the histories"
-        )

@@ -165,14 +165,17 @@ class SidTrie:
         low, high = self.item_start[leaf : leaf + 2].tolist()
         return self.item_order[low:high].long()
 
+    def leaf_nodes(self, level: int) -> Tensor:
+        """(F,) node of `level` (from 0) above every leaf, in order."""
+        leaf_F = torch.arange(self.num_leaves, device=self.device)
+        if level == self.num_levels - 1:
+            return leaf_F
+        low = self.leaf_lo[level]
+        return torch.searchsorted(low, leaf_F.to(low.dtype), right=True) - 1
+
     def leaf_codes(self) -> Tensor:
         """(F, L) codes of every leaf, in order."""
-        leaf_F = torch.arange(self.num_leaves, device=self.device)
-        columns = [
-            self.tok[i][torch.searchsorted(lo, leaf_F.to(lo.dtype), right=True) - 1].long()
-            for i, lo in enumerate(self.leaf_lo)
-        ]
-        return torch.stack([*columns, self.tok[-1].long()], dim=1)
+        return torch.stack([t[self.leaf_nodes(i)].long() for i, t in enumerate(self.tok)], dim=1)
 
     def to(self, device: torch.device | str) -> "SidTrie":
         """The same trie on `device`."""
