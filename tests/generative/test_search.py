@@ -327,6 +327,19 @@ def test_k_items_come_back_whatever_the_beams() -> None:
             assert len(row.unique()) == expected
 
 
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_the_prompt_is_read_once_per_user(name: str) -> None:
+    """The cost that matters: T + W (L - 1) tokens per user, not W (T + L - 1)."""
+    model, (trie, _), (ids, mask) = make_model(name), make_trie(), make_prompts()
+    head = LevelHead(model, trie.level_token_ids)
+    seen: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].numel())
+    )
+    constrained_beam_search(model, ids, mask, trie, num_beams=5, num_items=5, head=head)
+    assert seen == [ids.numel(), 3 * 5, 3 * 5]
+
+
 def test_widths_per_level() -> None:
     model, (trie, _), (ids, mask) = make_model("qwen3"), make_trie(), make_prompts()
 
