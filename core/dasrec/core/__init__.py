@@ -10,6 +10,7 @@ from dasrec.core.artifacts import (
 )
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.corpus import SPLITS, Corpus, Impressions, Ragged, Split, load_corpus
+from dasrec.core.download import DATASETS, download
 from dasrec.core.embeddings import Embeddings, load_embeddings
 from dasrec.core.prepare import PrepareConfig, describe_raw, prepare
 from dasrec.core.readers import TableConfig
@@ -23,6 +24,7 @@ from dasrec.core.semantic_ids import SemanticIds, SidTable, load_sids, save_sids
 from dasrec.core.split import SplitConfig
 
 __all__ = [
+    "DATASETS",
     "SPLITS",
     "Corpus",
     "Embeddings",
@@ -41,6 +43,7 @@ __all__ = [
     "build_config",
     "derive_seed",
     "describe_raw",
+    "download",
     "generator",
     "load_corpus",
     "load_embeddings",

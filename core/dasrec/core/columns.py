@@ -3,6 +3,7 @@
 Rows in messages count data rows from 1 (a header is not a row).
 """
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import polars as pl
@@ -73,6 +74,18 @@ def numbers(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
     return result
 
 
+def choices(frame: pl.DataFrame, name: str, values: Mapping[Any, int], where: str) -> pl.Series:
+    """Column `name` with each of the `values` replaced by its number, int8.
+
+    Raises:
+        ValueError: another value.
+    """
+    column = frame[name].cast(pl.String)
+    result = column.replace_strict(values, default=None, return_dtype=pl.Int8)
+    _refuse(column, result.is_null(), where, f"not one of {', '.join(values)}", "rename the values")
+    return result
+
+
 def refuse_row(where: str, row: int, name: str, what: str, value: Any, fix: str) -> NoReturn:
     """Raise the one error of a bad input row (`row` counts from 0)."""
     raise ValueError(f"{where}: row {row + 1}, column '{name}': {what}, got {value!r}; {fix}")
@@ -101,10 +114,14 @@ def _from_text(column: pl.Series, time: str) -> pl.Series:
         return column.str.to_datetime(time, strict=False, time_unit="us").dt.epoch("us")
     text = column.str.strip_chars().str.replace("T", " ", literal=True)
     text = text.str.replace("Z$", "+00:00")
-    forms = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+    clocks = (" %H:%M:%S%.f", " %H:%M:%S%.f%:z", " %H:%M", " %H:%M%:z", "")
     return pl.select(
         pl.coalesce(
-            pl.lit(text.str.to_datetime(form, strict=False, time_unit="us").dt.epoch("us"))
-            for form in forms
+            pl.lit(
+                text.str.to_datetime(f"%Y-%m-%d{clock}", strict=False, time_unit="us").dt.epoch(
+                    "us"
+                )
+            )
+            for clock in clocks
         )
     ).to_series()

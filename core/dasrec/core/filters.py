@@ -8,10 +8,12 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 
-def first_of_repeats(log: pl.DataFrame) -> Bools:
-    """True at the first row of every (user_id, item_id, time_us), False at its repeats."""
-    keys = ["user_id", "item_id", "time_us"]
-    return np.asarray(log.select(pl.struct(keys).is_first_distinct()).to_series().to_numpy())
+def drop_repeats(log: pl.DataFrame) -> pl.DataFrame:
+    """One row of every (user_id, item_id, time_us): that of the smallest key, then row."""
+    once = log.sort("key", "row").unique(
+        ["user_id", "item_id", "time_us"], keep="first", maintain_order=True
+    )
+    return once.sort("row")
 
 
 def k_core(user_N: Ints, item_N: Ints, min_user: int, min_item: int) -> Bools:

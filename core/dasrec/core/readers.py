@@ -1,9 +1,11 @@
 """Read a raw table (Parquet, CSV, TSV, JSON lines, Python-dict lines; `.gz` too) into polars."""
 
 import ast
+import csv
 import difflib
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +139,8 @@ def read_table(
         frame = _READERS[_format(config, path)](config, path, select, as_text)
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pl.exceptions.PolarsError):
+            reason = _bad_row(config, path) or reason
         raise ValueError(
             f"{path}: not readable as {_format(config, path)}: {reason}; check the file, its "
             "format, delimiter and encoding"
@@ -164,6 +168,32 @@ def _format(config: TableConfig, path: Path) -> Format:
     return SUFFIXES[suffix]
 
 
+def _bad_row(config: TableConfig, path: Path) -> str | None:
+    """Where a text file that polars refused is at fault; polars does not say."""
+    form = _format(config, path)
+    if form == "parquet":
+        return None
+    lines = _bytes(path).decode(config.encoding, errors="replace").splitlines()
+    if form == "jsonl":
+        for row, line in enumerate(filter(str.strip, lines), start=1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                return f"row {row}: {error}"
+        return None
+    delimiter = config.delimiter or ("," if form == "csv" else "\t")
+    if len(delimiter) > 1:
+        lines = [line.replace(delimiter, _UNIT_SEPARATOR) for line in lines]
+        delimiter = _UNIT_SEPARATOR
+    options: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if form == "csv" else csv.QUOTE_NONE}
+    widths = (len(fields) for fields in csv.reader(lines, delimiter=delimiter, **options))
+    first = len(config.header) if config.header else next(widths)
+    for row, width in enumerate(widths, start=1):
+        if width > first:
+            return f"row {row}: {width} fields, expected {first}"
+    return None
+
+
 def _bytes(path: Path) -> bytes:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         return file.read()
@@ -175,38 +205,37 @@ def _parquet(config: TableConfig, path: Path, select: Select, as_text: Schema) -
 
 
 def _delimited(config: TableConfig, path: Path, select: Select, as_text: Schema) -> pl.DataFrame:
-    csv = _format(config, path) == "csv"
+    quoted = _format(config, path) == "csv"
     content = _bytes(path)
     if not content.strip():
         return pl.DataFrame()
     if config.encoding != "utf-8":
         content = content.decode(config.encoding).encode()
-    delimiter = config.delimiter or ("," if csv else "\t")
+    delimiter = config.delimiter or ("," if quoted else "\t")
     if len(delimiter.encode()) > 1:
         content = content.replace(delimiter.encode(), _UNIT_SEPARATOR.encode())
         delimiter = _UNIT_SEPARATOR
     options: dict[str, Any] = {
         "separator": delimiter,
-        "quote_char": '"' if csv else None,
+        "quote_char": '"' if quoted else None,
         "has_header": config.header is None,
-        "new_columns": config.header,
     }
-    first = pl.read_csv(io.BytesIO(content), n_rows=1, infer_schema=False, **options)
-    if config.header is not None and len(config.header) != first.width:
+    raw_names = pl.read_csv(io.BytesIO(content), n_rows=1, infer_schema=False, **options).columns
+    names = raw_names if config.header is None else list(config.header)
+    if len(names) != len(raw_names):
         raise ValueError(
-            f"{path}: header names {len(config.header)} columns, the file has {first.width}"
+            f"{path}: header names {len(names)} columns, the file has {len(raw_names)}"
         )
-    picked = select(first.columns)
-    # polars looks columns up before new_columns renames them, hence by position
-    positions = [first.columns.index(name) for name in picked]
-    options["new_columns"] = [first.columns[p] for p in sorted(positions)]
-    return pl.read_csv(
+    raw_name = dict(zip(names, raw_names, strict=True))
+    picked = select(names)
+    frame = pl.read_csv(
         io.BytesIO(content),
-        columns=positions,
+        columns=[raw_name[name] for name in picked],
         infer_schema_length=None,
-        schema_overrides={name: as_text[name] for name in picked if name in as_text},
+        schema_overrides={raw_name[name]: as_text[name] for name in picked if name in as_text},
         **options,
     )
+    return frame.select(pl.col(raw_name[name]).alias(name) for name in picked)
 
 
 def _jsonl(config: TableConfig, path: Path, select: Select, as_text: Schema) -> pl.DataFrame:

@@ -27,9 +27,10 @@ Cut = Annotated[str | float, BeforeValidator(_iso)]
 class SplitConfig(StageConfig):
     """How interactions are divided."""
 
-    method: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    method: Literal["leave_one_out", "global_time", "column"] = "leave_one_out"
     """`leave_one_out`: each user's last event is test, the one before it valid; users with fewer
-    than three events are all train. `global_time`: two moments cut the whole log."""
+    than three events are all train. `global_time`: two moments cut the whole log. `column`: a
+    column mapped as `split` holds train, valid or test (a published split)."""
 
     valid_from: Cut | None = None
     """global_time: first moment of valid. An ISO date or time (UTC), or the fraction of the
@@ -41,7 +42,7 @@ class SplitConfig(StageConfig):
     @model_validator(mode="after")
     def _check(self) -> "SplitConfig":
         cuts = (self.valid_from, self.test_from)
-        if self.method == "leave_one_out":
+        if self.method != "global_time":
             if cuts != (None, None):
                 raise ValueError("valid_from and test_from belong to method: global_time")
             return self
@@ -79,12 +80,14 @@ class Cuts(NamedTuple):
         return np.searchsorted(self, timestamp_N, side="right").astype(np.int8)
 
 
-def global_cuts(config: SplitConfig, timestamp_N: Ints) -> Cuts:
-    """Turn dates and fractions into moments.
+def global_cuts(config: SplitConfig, timestamp_N: Ints) -> Cuts | None:
+    """Turn dates and fractions into moments; None for another method than global_time.
 
     A fraction f stands for the moment of interaction floor(f * N) in order of time; events of
     that same moment all fall behind the cut, so none is split between two parts.
     """
+    if config.method != "global_time":
+        return None
     ordered = np.sort(timestamp_N)
 
     def moment(cut: str | float | None) -> int:
@@ -92,6 +95,36 @@ def global_cuts(config: SplitConfig, timestamp_N: Ints) -> Cuts:
         return _seconds(cut, "") if isinstance(cut, str) else int(ordered[int(cut * len(ordered))])
 
     return Cuts(moment(config.valid_from), moment(config.test_from))
+
+
+def split_interactions(
+    user_N: Ints, timestamp_N: Ints, user_start: Ints, cuts: Cuts | None, given: Int8s | None
+) -> Int8s:
+    """Split interactions that are sorted by user and order.
+
+    Args:
+        user_N: (N,) user of each.
+        timestamp_N: (N,) seconds.
+        user_start: (U + 1,) first row of every user.
+        cuts: of global_time.
+        given: (N,) the column of a published split. Without both: leave one out.
+
+    Raises:
+        ValueError: a given split in which a user's event falls into an earlier part than the
+            event before it (a train event behind a test event would be trained on).
+    """
+    if cuts is not None:
+        return split_global_time(user_N, timestamp_N, cuts)
+    if given is None:
+        return split_leave_one_out(user_start)
+    back = (np.diff(given) < 0) & (np.diff(user_N) == 0)
+    if back.any():
+        raise ValueError(
+            f"split column: {back.sum()} interactions lie in an earlier part than the user's "
+            "interaction before them, got e.g. a train event after a test event; map the right "
+            "`order` column or use another split.method"
+        )
+    return given
 
 
 def split_global_time(user_N: Ints, timestamp_N: Ints, cuts: Cuts) -> Int8s:

@@ -1,0 +1,130 @@
+"""Events by index, in order: interactions, and impressions with their split and history.
+
+Shape letters: N interactions, M impressions, U users, I items.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from dasrec.core.columns import US
+from dasrec.core.corpus import SPLITS, Impressions
+from dasrec.core.split import Cuts, split_global_time
+
+Ints = npt.NDArray[np.int64]
+Int8s = npt.NDArray[np.int8]
+
+
+class Events(NamedTuple):
+    """Rows of the log by index, sorted by user, key, time and row in the file."""
+
+    user: Ints
+    item: Ints
+    timestamp: Ints
+    """Seconds."""
+    key: npt.NDArray[Any]
+    """What orders a user's events: the `order` column, else the timestamp."""
+    positive: npt.NDArray[np.bool_]
+    split: Int8s | None
+    """As given in the log."""
+
+
+def index_events(log: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> Events:
+    """Replace ids by row numbers of the tables; rows of other users or items are left out."""
+    for key, name, table in (("user_id", "user", users), ("item_id", "item", items)):
+        index = table.select(key, pl.int_range(pl.len(), dtype=pl.Int64).alias(name))
+        log = log.join(index, on=key, how="inner").drop(key)
+    log = log.sort("user", "key", "time_us", "row")
+    return Events(
+        log["user"].to_numpy(),
+        log["item"].to_numpy(),
+        (log["time_us"] // US).to_numpy(),
+        log["key"].to_numpy(),
+        log["positive"].to_numpy(),
+        log["split"].to_numpy() if "split" in log.columns else None,
+    )
+
+
+def ranks(interactions: Events, exposures: Events) -> tuple[Ints, Ints, int]:
+    """Dense ranks (N,) and (M,) of the keys of both, and their number."""
+    keys = np.concatenate([interactions.key, exposures.key])
+    distinct, rank = np.unique(keys, return_inverse=True)
+    rank = rank.astype(np.int64)
+    return rank[: len(interactions.key)], rank[len(interactions.key) :], len(distinct)
+
+
+def make_impressions(
+    interactions: Events, exposures: Events, split_N: Int8s, num_users: int, cuts: Cuts | None
+) -> Impressions:
+    """Impressions with their split and the end of their history.
+
+    An interaction is in an impression's history only if its key is strictly smaller: never the
+    impression's own event, nor one that is not known to lie before it.
+
+    Args:
+        interactions: the positive events.
+        exposures: all labelled events.
+        split_N: split of the interactions.
+        num_users: U.
+        cuts: of a global split. None: the split of the log if it has one, else that of
+            leave-one-out: valid from the user's valid target on, test from the test target on.
+    """
+    rank_N, rank_M, width = ranks(interactions, exposures)
+    # One sorted number for (user, key), so that all users are searched at once
+    place_N, place_M = interactions.user * width + rank_N, exposures.user * width + rank_M
+    history_end = np.searchsorted(place_N, place_M, side="left")
+    if cuts is not None:
+        split_M = split_global_time(exposures.user, exposures.timestamp, cuts)
+    elif exposures.split is not None:
+        split_M = exposures.split
+    else:
+        split_M = np.zeros(len(rank_M), dtype=np.int8)
+        for name in ("valid", "test"):
+            rows = np.flatnonzero(split_N == SPLITS[name])
+            target_U = np.full(num_users, width)  # without a target: never reached
+            target_U[interactions.user[rows]] = rank_N[rows]
+            split_M[rank_M >= target_U[exposures.user]] = SPLITS[name]
+    return Impressions(
+        exposures.user.astype(np.int32),
+        exposures.item.astype(np.int32),
+        exposures.timestamp,
+        exposures.positive.astype(np.float32),
+        split_M,
+        history_end.astype(np.int64),
+    )
+
+
+def describe(
+    events: Events,
+    user_start: Ints,
+    split_N: Int8s,
+    num_items: int,
+    impressions: Impressions | None,
+) -> dict[str, Any]:
+    """Counts for the manifest.
+
+    `same_day_share` is the share of the queries whose target falls on the UTC day of the event
+    before it, where the order of day-stamped logs is arbitrary (`Corpus.tie_free`).
+    """
+    train_count = np.bincount(events.item[split_N == SPLITS["train"]], minlength=num_items)
+    day = events.timestamp // 86_400
+    queries, same_day = {}, {}
+    for name in ("valid", "test"):
+        rows = np.flatnonzero(split_N == SPLITS[name])
+        rows = rows[rows > user_start[events.user[rows]]]
+        queries[name] = len(rows)
+        same_day[name] = round(float((day[rows] <= day[rows - 1]).sum()) / max(len(rows), 1), 4)
+    counts: dict[str, Any] = {
+        "users": len(user_start) - 1,
+        "items": num_items,
+        "interactions": len(events.user),
+        "cold_items": int((train_count == 0).sum()),
+        "queries": queries,
+        "same_day_share": same_day,
+    }
+    if impressions is not None:
+        counts["impressions"] = len(impressions.label)
+        counts["positive_share"] = round(float(impressions.label.mean()), 4)
+    return counts
