@@ -3,10 +3,20 @@ from types import ModuleType
 
 import pytest
 
-from dasrec.eval import list_metrics, ranking_metrics, report, sid_level, slices
+from dasrec.eval import (
+    list_metrics,
+    ranking_metrics,
+    report,
+    sid_level,
+    significance,
+    slices,
+    tables,
+)
 
 
-@pytest.mark.parametrize("module", [ranking_metrics, list_metrics, report, sid_level, slices])
+@pytest.mark.parametrize(
+    "module", [list_metrics, ranking_metrics, report, sid_level, significance, slices, tables]
+)
 def test_the_numbers_in_the_docstrings_are_right(module: ModuleType) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0

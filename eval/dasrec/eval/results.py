@@ -1,0 +1,208 @@
+"""Figures that outlive a run: one line of JSON each, and the Markdown made from the lines.
+
+`docs/results/<topic>.jsonl` is appended to by the commands that measured, never edited by hand.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from dasrec.core.artifacts import code_version
+from dasrec.core.config import StageConfig, build_config
+from dasrec.core.corpus import Split
+from dasrec.eval.report import load_report
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+_METRIC = re.compile(r"[a-z0-9_]+(@[0-9]+)?(\[[a-z0-9_]+\])?")
+
+
+class ResultLine(StageConfig):
+    """One figure-bearing run: one line of a topic's file."""
+
+    topic: str
+    """Names the file: ladder, tokenizers, generator, ranking, debias, ..."""
+    dataset: str
+    """E.g. "amazon_beauty_2014"."""
+    protocol: str
+    """How the data was split and ranked, e.g. "leave_one_out/full/item"."""
+    method: str
+    """E.g. "das", "sasrec", "popularity"."""
+    variant: str = ""
+    """What else tells this run from others of the method, e.g. "lora_sft"."""
+    seed: int
+    """Seed of the run."""
+    split: Split
+    """Where the metrics were measured."""
+    metrics: dict[str, float]
+    """`name`, `name@K` and, for a slice, `name@K[slice]`."""
+    users: int = Field(ge=0)
+    """How many users the metrics without a slice are about."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock seconds per stage."""
+    hardware: str
+    """E.g. "2 CPU cores, 24 GiB"."""
+    command: str
+    """What to type to get the figure again."""
+    config_sha256: str
+    """Digest of the resolved config."""
+    data_sha256: str
+    """Digest of the input data."""
+    code: str
+    """Version and commit."""
+    date: str
+    """UTC, ISO 8601."""
+
+    @field_validator("topic")
+    @classmethod
+    def _file_name(cls, topic: str) -> str:
+        if not _NAME.fullmatch(topic):
+            raise ValueError(f"expected lower-case letters, digits and _, got '{topic}'")
+        return topic
+
+    @field_validator("metrics")
+    @classmethod
+    def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if not _METRIC.fullmatch(name):
+                raise ValueError(f"expected name, name@K or name@K[slice], got '{name}'")
+            if value != value or abs(value) == float("inf"):
+                raise ValueError(f"'{name}' is {value}; leave out what has no value")
+        return metrics
+
+    @field_validator("date")
+    @classmethod
+    def _iso(cls, date: str) -> str:
+        datetime.fromisoformat(date)
+        return date
+
+    @property
+    def run(self) -> tuple[str, str, str, str, int]:
+        """What a later line of the same run replaces."""
+        return (self.dataset, self.protocol, self.method, self.variant, self.seed)
+
+
+def append_results(folder: str | Path, *lines: ResultLine) -> None:
+    """Append lines to `<folder>/<topic>.jsonl`, making the folder and the file where needed."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for line in lines:
+        with (Path(folder) / f"{line.topic}.jsonl").open("a") as file:
+            file.write(json.dumps(line.as_json()) + "\n")
+
+
+def read_results(folder: str | Path) -> list[ResultLine]:
+    """All lines of all topics of a folder, in the order of file name and line.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a line that is not of the format; the message names file, line and field.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such results folder")
+    lines = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for index, text in enumerate(path.read_text().splitlines(), start=1):
+            where = f"{path}:{index}"
+            try:
+                document = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: not JSON ({error})") from None
+            line = build_config(ResultLine, document, where)
+            if line.topic != path.stem:
+                raise ValueError(f"{where}: topic '{line.topic}' belongs in {line.topic}.jsonl")
+            lines.append(line)
+    return lines
+
+
+def results_of_report(
+    report_path: str | Path,
+    *,
+    topic: str,
+    dataset: str,
+    protocol: str,
+    command: str,
+    config_sha256: str,
+    data_sha256: str,
+    seed: int,
+    variant: str = "",
+    seconds: Mapping[str, float] | None = None,
+    more: Mapping[str, float] | None = None,
+) -> list[ResultLine]:
+    """One line per split of an eval_report artifact; slices become `metric[slice]`.
+
+    Args:
+        report_path: the artifact; the method's name is in its manifest.
+        topic: see `ResultLine`, as all arguments named like its fields.
+        dataset: see `ResultLine`.
+        protocol: see `ResultLine`.
+        command: see `ResultLine`.
+        config_sha256: see `ResultLine`.
+        data_sha256: see `ResultLine`.
+        seed: see `ResultLine`.
+        variant: see `ResultLine`.
+        seconds: see `ResultLine`.
+        more: metrics that do not come from the report, e.g. {"collision_rate": 0.01}.
+    """
+    report = load_report(report_path)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return [
+        ResultLine(
+            topic=topic,
+            dataset=dataset,
+            protocol=protocol,
+            method=report.method,
+            variant=variant,
+            seed=seed,
+            split="test" if split == "test" else "valid",
+            metrics=_flat(slices) | dict(more or {}),
+            users=int(slices["all"]["users"]),
+            seconds=dict(seconds or {}),
+            hardware=hardware(),
+            command=command,
+            config_sha256=config_sha256,
+            data_sha256=data_sha256,
+            code=code_version(),
+            date=now,
+        )
+        for split, slices in report.splits.items()
+    ]
+
+
+def _flat(slices: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {
+        name if part == "all" else f"{name}[{part}]": value
+        for part, metrics in slices.items()
+        for name, value in metrics.items()
+        if not (part == "all" and name == "users")  # has its own field
+    }
+
+
+@cache
+def hardware() -> str:
+    """Cores this process may use, memory, and the accelerators that nvidia-smi names.
+
+    E.g. "2 CPU cores, 24 GiB" or "16 CPU cores, 128 GiB, NVIDIA H100 80GB HBM3".
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parts = [f"{cores} CPU cores", f"{round(gib)} GiB"]
+    try:
+        smi = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        parts += [name.strip() for name in smi.stdout.splitlines() if name.strip()]
+    except (OSError, subprocess.SubprocessError):
+        pass  # no accelerator
+    return ", ".join(parts)
