@@ -12,7 +12,7 @@ from dasrec.core.corpus import SPLITS
 from dasrec.ranking import CtrModel, FeatureConfig, ModelConfig, NegativesConfig, build_schema
 from dasrec.ranking.features import attribute_rows, learned_levels
 from dasrec.ranking.negatives import rows_of
-from dasrec.ranking.rows import HistorySource, impression_rows, to_tensors
+from dasrec.ranking.rows import HistorySource, Rows, impression_rows, to_tensors
 from dasrec.ranking.tables import build_tables, cross_rows, hash_collisions, prefix_keys
 
 CPU = torch.device("cpu")
@@ -43,6 +43,17 @@ def test_attributes_are_picked_by_cardinality(small: Any) -> None:
     assert rows.tolist() == expected
     unknown = attribute_rows(small.corpus.items, {"brand": ("b1",)})[:, 0]
     assert set(unknown.tolist()) == {0, 1}
+
+
+def test_categories_of_items_without_training_rows_are_unknown(small: Any) -> None:
+    train = impression_rows(small.corpus, "train")
+    brand = small.corpus.items["brand"]
+    seen = brand[train.item_idx.astype(np.int64)].to_numpy() == "b1"
+    without = Rows(*(column[~seen] for column in train))
+    schema = build_schema(FeatureConfig(), small.corpus, without, None)
+    assert schema.item_attributes == {"brand": ("b0", "b2", "b3")}
+    rows = attribute_rows(small.corpus.items, schema.item_attributes)[:, 0]
+    assert (rows[(brand == "b1").fill_null(False).to_numpy()] == 0).all()
 
 
 def test_configured_columns_and_their_faults(small: Any) -> None:
