@@ -42,11 +42,10 @@ class TreeBeams:
         self._cache: Any = DynamicCache()
         self._path_BWS: Tensor | None = None  # slot of each ancestor, counted from the prompt's end
         self._num_slots = 0
-        self._dtype = torch.float32
 
     def prefill(self) -> Tensor:
         """(B, 1, X) states after the prompt."""
-        states = self._head.states(
+        return self._head.states(
             last_only=True,
             input_ids=self._input_ids,
             attention_mask=self._prompt_BT.long(),
@@ -54,8 +53,6 @@ class TreeBeams:
             past_key_values=self._cache,
             use_cache=True,
         )
-        self._dtype = states.dtype
-        return states
 
     def advance(self, token_BW: Tensor, parent_BW: Tensor) -> Tensor:
         """(B, W, X) states after one more token per beam."""
@@ -96,15 +93,14 @@ class TreeBeams:
             from_end = visible_BT.flip(1).cumsum(1).flip(1)  # 1 = the prompt's last token
             visible_BT = visible_BT & (from_end + depth - 1 < window)
             seen_BWS[..., : max(0, depth - window)] = False
-        total = visible_BT.shape[1] + self._num_slots
-        blocked = torch.finfo(self._dtype).min
-        mask = torch.full(
-            (batch, width, total), blocked, dtype=self._dtype, device=visible_BT.device
-        )
-        prompt = torch.zeros_like(visible_BT, dtype=self._dtype).masked_fill_(~visible_BT, blocked)
-        mask[..., : visible_BT.shape[1]] = prompt.unsqueeze(1)
-        open_BWS = torch.zeros_like(seen_BWS, dtype=self._dtype).masked_fill_(~seen_BWS, blocked)
-        mask.scatter_(2, self._path_BWS + visible_BT.shape[1], open_BWS)
+        num_prompt, total = visible_BT.shape[1], visible_BT.shape[1] + self._num_slots
+        dtype = self._head.dtype
+        blocked = torch.finfo(dtype).min
+        mask = torch.full((batch, width, total), blocked, dtype=dtype, device=visible_BT.device)
+        prompt = torch.zeros_like(visible_BT, dtype=dtype).masked_fill_(~visible_BT, blocked)
+        mask[..., :num_prompt] = prompt.unsqueeze(1)
+        own_BWS = torch.zeros_like(seen_BWS, dtype=dtype).masked_fill_(~seen_BWS, blocked)
+        mask.scatter_(2, self._path_BWS + num_prompt, own_BWS)
         return mask.unsqueeze(1)
 
 

@@ -50,7 +50,7 @@ def score_items(
     check_length(head, input_ids.shape[1] + trie.num_levels - 1)
     batch = len(input_ids)
     attention_mask = attention_mask.long()
-    cache: Any = DynamicCache()
+    cache: Any = DynamicCache(config=head.config)
     first_B1X = head.states(
         last_only=True,
         input_ids=input_ids,
@@ -86,9 +86,10 @@ def _read_sids(
         ],
         dim=1,
     )
+    row = torch.arange(batch, device=leaf_G.device).repeat_interleave(count)
     cache = copy.deepcopy(prompt_cache)
-    cache.batch_repeat_interleave(count)
-    mask = attention_mask.repeat_interleave(count, 0)
+    cache.reorder_cache(row)  # also repeats, for every kind of layer
+    mask = attention_mask[row]
     offset_S = torch.arange(steps, device=mask.device)
     states = head.states(
         input_ids=token_GS.repeat(batch, 1),

@@ -30,6 +30,11 @@ class LevelHead:
     At construction the restricted logits are compared with the model's own on one row. Where they
     differ (an output transformation this class does not know), the full head is used and sliced,
     with a warning: right, but slower.
+
+    Attributes:
+        config: The text model's config.
+        restricted: Whether only the level's rows are computed.
+        dtype: Of the hidden states, and of an additive attention mask.
     """
 
     def __init__(self, model: nn.Module, level_token_ids: Sequence[Tensor]) -> None:
@@ -42,11 +47,8 @@ class LevelHead:
         Raises:
             ValueError: The model is in training mode, or a token is outside its vocabulary.
         """
-        if model.training:
-            raise ValueError(
-                "model: dropout is on (training mode); call model.eval() before decoding"
-            )
         self.model: Any = model
+        self._require_eval()
         base: Any = self.model
         if hasattr(base, "get_base_model"):
             base = base.get_base_model()
@@ -54,11 +56,12 @@ class LevelHead:
         self._body: Any = base.get_decoder()
         self._output: Any = base.get_output_embeddings()
         self._softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
-        device = base.get_input_embeddings().weight.device
-        self._tokens = [tokens.to(device) for tokens in level_token_ids]
-        self._check_vocabulary(base.get_input_embeddings().weight.shape[0])
+        self.restricted = True
         with torch.no_grad():
-            self._rows = self._level_rows()
+            embedding_VH: Tensor = base.get_input_embeddings().weight
+            self._tokens = [tokens.to(embedding_VH.device) for tokens in level_token_ids]
+            self._check_vocabulary(len(embedding_VH))
+            self._rows = self._level_rows(embedding_VH)
             self.restricted = self._agrees()
         if not self.restricted:
             logger.warning(
@@ -71,6 +74,7 @@ class LevelHead:
 
         `last_only` keeps the last position, S = 1. `inputs` are the model's own arguments.
         """
+        self._require_eval()
         if self.restricted:
             states: Tensor = self._body(**inputs).last_hidden_state
             return states[:, -1:] if last_only else states
@@ -103,6 +107,12 @@ class LevelHead:
             return logits
         return torch.tanh(logits / self._softcap) * self._softcap
 
+    def _require_eval(self) -> None:
+        if self.model.training:
+            raise ValueError(
+                "model: dropout is on (training mode); call model.eval() before decoding"
+            )
+
     def _check_vocabulary(self, size: int) -> None:
         self._vocab_size = size
         for level, tokens in enumerate(self._tokens):
@@ -112,7 +122,7 @@ class LevelHead:
                     f" {int(tokens.min())}..{int(tokens.max())}; resize the token embeddings"
                 )
 
-    def _level_rows(self) -> list[tuple[Tensor, Tensor | None]]:
+    def _level_rows(self, embedding_VH: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """Per level the (K, H) weight and (K,) bias of its tokens, float32."""
         if type(self._output) is nn.Linear:
             weight_VH, bias_V = self._output.weight, self._output.bias
@@ -122,8 +132,9 @@ class LevelHead:
             ]
         # A wrapped head (LoRA, trained token rows, a saved copy) is still linear in its input, so
         # its effective rows are its answers to the unit vectors, whatever the wrapper does.
-        embedding = self._body.get_input_embeddings().weight
-        unit = torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
+        unit = torch.eye(
+            embedding_VH.shape[1], dtype=embedding_VH.dtype, device=embedding_VH.device
+        )
         bias_V = self._output(torch.zeros_like(unit[:1]))[0].float()
         columns: list[list[Tensor]] = [[] for _ in self._tokens]
         for chunk in torch.split(unit, _PROBE_ROWS):
@@ -140,10 +151,10 @@ class LevelHead:
         ids = torch.stack([tokens[0] for tokens in self._tokens]).unsqueeze(0)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         hidden = self._body(**inputs).last_hidden_state[:, -1]
+        self.dtype: torch.dtype = hidden.dtype
         full = self.model(**inputs).logits[:, -1]
         # Rounding of the model's own dtype, and of a TF32 or bf16 matrix product.
         tolerance = max(2 * torch.finfo(full.dtype).eps, 2e-3)
-        self.restricted = True
         return all(
             torch.allclose(
                 self.logits(hidden, level),
