@@ -15,7 +15,21 @@ from dasrec.core.embed import EmbedConfig, embed, embed_inputs
 from dasrec.core.encoders import normalise
 from dasrec.core.texts import item_texts, user_texts
 
-WORDS = ["red", "blue", "lamp", "desk", "chair", "oak", "steel", "soft", "round", "tall", "garden"]
+WORDS = [
+    "the",
+    "with",
+    "red",
+    "blue",
+    "lamp",
+    "desk",
+    "chair",
+    "oak",
+    "steel",
+    "soft",
+    "round",
+    "tall",
+    "garden",
+]
 NUM_USERS, NUM_ITEMS = 12, 20
 
 

@@ -57,7 +57,8 @@ class SyntheticConfig(StageConfig):
     """Length of the log."""
 
     ctr: float = Field(default=0.22, gt=0, lt=0.5)
-    """Share of impressions that are clicked, about."""
+    """Share of impressions that are clicked. Items that a user has clicked are then taken out of
+    later slates, which leaves a little less."""
 
     conformity: float = Field(default=0.5, ge=0)
     """Mean weight of popularity in the users' choices; 0 makes all clicks free of it."""
