@@ -12,6 +12,7 @@ import polars as pl
 from dasrec.core.columns import US
 from dasrec.core.corpus import SPLITS, Impressions
 from dasrec.core.split import Cuts, split_global_time
+from dasrec.core.tables import look_up
 
 Ints = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
@@ -33,10 +34,10 @@ class Events(NamedTuple):
 
 def index_events(log: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> Events:
     """Replace ids by row numbers of the tables; rows of other users or items are left out."""
-    for key, name, table in (("user_id", "user", users), ("item_id", "item", items)):
-        index = table.select(key, pl.int_range(pl.len(), dtype=pl.Int64).alias(name))
-        log = log.join(index, on=key, how="inner").drop(key)
-    log = log.sort("user", "key", "time_us", "row")
+    log = log.with_columns(
+        look_up(log, "user_id", users).alias("user"), look_up(log, "item_id", items).alias("item")
+    )
+    log = log.drop_nulls(["user", "item"]).sort("user", "key", "time_us", "row")
     return Events(
         log["user"].to_numpy(),
         log["item"].to_numpy(),

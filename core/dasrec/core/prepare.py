@@ -22,7 +22,7 @@ from dasrec.core.presets import PRESETS
 from dasrec.core.readers import TableConfig, find_file
 from dasrec.core.seeding import generator
 from dasrec.core.split import SplitConfig, global_cuts, split_interactions
-from dasrec.core.tables import OPTIONAL, REQUIRED, read_entities, read_log, refuse_unknown
+from dasrec.core.tables import OPTIONAL, REQUIRED, look_up, read_entities, read_log, refuse_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -206,11 +206,11 @@ def _read(
         if table is None:
             continue
         entities[key] = found = read_entities(table, key, data_dir, keep_first=keep_first)
+        known = look_up(log, key, found).is_not_null()
         if config.unknown_ids == "error":
-            refuse_unknown(log, key, found, config.interactions, table, data_dir)
-        known = log.join(found, on=key, how="semi", maintain_order="left")
-        dropped[f"unknown_{key}"] = len(log) - len(known)
-        log = known
+            refuse_unknown(log, known, key, config.interactions, table, data_dir)
+        dropped[f"unknown_{key}"] = int((~known).sum())
+        log = log.filter(known)
     if config.duplicates == "drop":
         distinct = drop_repeats(log)
         dropped["duplicates"] = len(log) - len(distinct)
@@ -223,7 +223,7 @@ def _filter(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The positive rows, and those of them in the k-core."""
     positive = log.filter("positive")
-    codes = positive.select(pl.col("user_id", "item_id").rank("dense").cast(pl.Int64) - 1)
+    codes = positive.select(pl.col("user_id", "item_id").to_physical().cast(pl.Int64))
     core = k_core(
         codes["user_id"].to_numpy(),
         codes["item_id"].to_numpy(),
@@ -247,6 +247,7 @@ def _catalogue(
     kept: pl.DataFrame,
     items: pl.DataFrame | None,
 ) -> pl.Series:
+    """Ids of the items of the corpus."""
     if config.catalogue == "seen":
         return kept["item_id"]
     if items is not None:
@@ -257,7 +258,7 @@ def _catalogue(
 
 def _number(key: str, ids: pl.Series, table: pl.DataFrame | None, seed: int) -> pl.DataFrame:
     """The table of the distinct `ids`; its row numbers are the indices."""
-    ordered = ids.unique().sort()
+    ordered = ids.unique().cast(pl.String).sort()
     permutation = generator(seed, "prepare", key).permutation(len(ordered))
     numbered = pl.DataFrame({key: ordered[permutation]})
     if table is None:

@@ -23,8 +23,9 @@ def read_log(table: TableConfig, data_dir: Path, positive_label: float | None) -
         positive_label: rows with a label >= this are positive; None: every row is.
 
     Returns:
-        row (in the file, from 0), user_id, item_id, time_us, key (what orders a user's events: the
-        order column, else seconds), positive, and split (int8) if one is mapped.
+        row (in the file, from 0), user_id and item_id (Enum of the sorted ids), time_us, key
+        (what orders a user's events: the order column, else seconds), positive, and split (int8)
+        if one is mapped.
 
     Raises:
         FileNotFoundError: no such file.
@@ -37,8 +38,8 @@ def read_log(table: TableConfig, data_dir: Path, positive_label: float | None) -
     time_us = columns.times(raw, names["timestamp"], table.time, where)
     log = {
         "row": pl.Series(np.arange(len(raw))),
-        "user_id": columns.ids(raw, names["user_id"], where),
-        "item_id": columns.ids(raw, names["item_id"], where),
+        "user_id": _enum(columns.ids(raw, names["user_id"], where)),
+        "item_id": _enum(columns.ids(raw, names["item_id"], where)),
         "time_us": time_us,
         "key": time_us // columns.US,
         "positive": pl.repeat(True, len(raw), eager=True),
@@ -86,10 +87,25 @@ def read_entities(
     return pl.DataFrame([ids.alias(key), rows, *features]).filter(~repeated)
 
 
+def _enum(ids: pl.Series) -> pl.Series:
+    """Ids as an Enum: what follows compares and sorts integers instead of text."""
+    return ids.cast(pl.Enum(ids.unique().sort()))
+
+
+def look_up(log: pl.DataFrame, key: str, table: pl.DataFrame) -> pl.Series:
+    """Row of `table` (with a text column `key`) for each row of the log; null where it is not."""
+    dtype = log.schema[key]
+    assert isinstance(dtype, pl.Enum)
+    distinct = dtype.categories.alias(key).to_frame()
+    rows = table.select(key, pl.int_range(pl.len(), dtype=pl.Int64).alias("found"))
+    found = distinct.join(rows, on=key, how="left", maintain_order="left")["found"]
+    return found.gather(log[key].to_physical())
+
+
 def refuse_unknown(
     log: pl.DataFrame,
+    known: pl.Series,
     key: str,
-    entities: pl.DataFrame,
     log_table: TableConfig,
     table: TableConfig,
     data_dir: Path,
@@ -99,7 +115,6 @@ def refuse_unknown(
     Raises:
         ValueError: naming the first such row.
     """
-    known = log[key].is_in(entities[key].implode())
     if known.all():
         return
     bad = log.row(int(known.arg_min() or 0), named=True)
