@@ -36,7 +36,7 @@ class Ragged(NamedTuple):
 
 
 class Impressions(NamedTuple):
-    """Labelled exposures, for ranking; sorted by (user_idx, timestamp)."""
+    """Labelled exposures, for ranking; sorted by user and order in time."""
 
     user_idx: Int32s
     item_idx: Int32s
