@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,19 @@ def test_wide_search_is_brute_force(name: str, normalize: Normalize) -> None:
         assert (found.exact_prefix == NUM_ITEMS).all()
     every = score_items(model, ids, mask, trie, normalize=normalize, rows_per_pass=50)
     torch.testing.assert_close(every, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["tree", "expand"])
+def test_window_shorter_than_a_sid(mode: Literal["tree", "expand"]) -> None:
+    config = CONFIGS["gemma3"]()
+    config.sliding_window = 2
+    torch.manual_seed(0)
+    model, (ids, mask) = AutoModelForCausalLM.from_config(config).eval(), make_prompts()
+    codes = np.stack(np.unravel_index(np.random.default_rng(0).permutation(81)[:40], [3] * 4), 1)
+    trie = SidTrie.from_sids(codes, [3] * 4, list(np.arange(1, 13).reshape(4, 3)))
+    expected = brute_force(model, ids, mask, trie, codes, "level")
+    found = constrained_beam_search(model, ids, mask, trie, num_beams=40, num_items=40, mode=mode)
+    assert_ranking(found, expected, 40)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
