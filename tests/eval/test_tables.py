@@ -35,7 +35,10 @@ def test_terminal_table_shows_slice_names_as_they_are() -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(rich_table(*metric_rows([report("das", 0.2)]), title="test"))
     text = console.export_text()
-    assert "recall@10[tie_free]" in text
+    assert [line.split("┃")[-2].strip() for line in text.splitlines()[2:4]] == [
+        "recall@10",
+        "[tie_free]",
+    ]
     assert "0.0500" in text
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from dasrec.eval.report import split_key
 from dasrec.eval.results import ResultLine, read_results
-from dasrec.eval.tables import markdown_table, number
+from dasrec.eval.tables import COLUMNS, markdown_table, number
 
 HEAD = (
     "# Results\n\nGenerated from `docs/results/*.jsonl` by `dasrec report`; do not edit. The "
@@ -15,10 +15,9 @@ HEAD = (
     "standard deviation (n - 1). Columns ending in `[tie_free]` hold only targets on a later day "
     "than the event before them. How each row was measured is in its footnote."
 )
-# Shown in this order before all others; what is shown at all, `_is_shown` says.
-_ORDER = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@10[tie_free]", "ndcg@10[tie_free]")
+# In the lines, but too much for a table. Recall and NDCG are shown only where COLUMNS has them.
 _HIDDEN = {"hr", "mrr", "popularity", "novelty", "gini", "duplicate_rate", "queries"}
-_HIDDEN |= {"missing_queries"}
+_HIDDEN |= {"missing_queries", "recall", "ndcg"}
 
 K = TypeVar("K")
 Rows = list[tuple[tuple[str, str], list[ResultLine]]]  # (method, variant) -> lines of its seeds
@@ -46,7 +45,7 @@ def results_table(folder: str | Path) -> str:
                 names = [f"{topic}-{dataset}-{split}-{i}" for i in range(1, len(rows) + 1)]
                 notes += [_note(name, seeds) for name, (_, seeds) in zip(names, rows, strict=True)]
                 parts += [f"**{split}**", _table(rows, _is_shown, names)]
-                if any(_is_slice(key) for _, seeds in rows for key in seeds[0].metrics):
+                if any(_is_slice(key) for _, seeds in rows for x in seeds for key in x.metrics):
                     parts += [f"**{split}, recall@10 by slice**", _table(rows, _is_slice, names)]
     return "\n\n".join([*parts, "\n".join(notes)]).rstrip() + "\n"
 
@@ -54,9 +53,9 @@ def results_table(folder: str | Path) -> str:
 def _is_shown(key: str) -> bool:
     metric, part = split_key(key)
     name, _, k = metric.partition("@")
-    if key in _ORDER:
+    if key in COLUMNS:
         return True
-    return part == "all" and name not in _HIDDEN | {"recall", "ndcg"} and k in ("", "10")
+    return part == "all" and name not in _HIDDEN and k in ("", "10")
 
 
 def _is_slice(key: str) -> bool:
@@ -83,9 +82,11 @@ def _rows(lines: Iterable[ResultLine]) -> Rows:
 
 def _table(rows: Rows, wanted: Callable[[str], bool], names: list[str]) -> str:
     found = dict.fromkeys(key for _, seeds in rows for line in seeds for key in line.metrics)
-    columns = [key for key in _ORDER if key in found and wanted(key)]
-    columns += [key for key in found if wanted(key) and key not in _ORDER]
+    columns = [key for key in COLUMNS if key in found and wanted(key)]
+    columns += [key for key in found if wanted(key) and key not in COLUMNS]
     header = ["method", "variant", "seeds", "users", *columns]
+    if wanted is _is_slice:  # the title says what is measured
+        header[4:] = [split_key(key)[1] for key in columns]
     cells = [
         [
             f"{method}[^{name}]",

@@ -54,7 +54,8 @@ def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     """A table for `rich.print`; the first column to the left, figures to the right."""
     table = Table(title=title or None)
     for index, name in enumerate(header):
-        table.add_column(name.replace("[", r"\["), justify="right" if index else "left")
+        text = name.replace("[", "\n\\[")  # a slice goes on a second line, and is no markup
+        table.add_column(text, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*row)
     return table
