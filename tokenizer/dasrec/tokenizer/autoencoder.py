@@ -13,10 +13,17 @@ from dasrec.tokenizer.quantizer import ResidualQuantizer
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Linear layers with ReLU between them, He-initialised.
+
+    torch's default shrinks its input at every layer; an autoencoder of unit vectors would then
+    spend its first hundreds of steps on finding the latent space's scale.
+    """
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        linear = nn.Linear(width_in, width_out)
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
