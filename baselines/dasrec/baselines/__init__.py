@@ -2,10 +2,24 @@
 
 from dasrec.baselines.item_knn import ItemKnnConfig, recommend_item_knn
 from dasrec.baselines.popularity import PopularityConfig, recommend_popularity
+from dasrec.baselines.sasrec import Sasrec
+from dasrec.baselines.sasrec_train import (
+    SasrecConfig,
+    SasrecRecommendConfig,
+    load_sasrec,
+    recommend_sasrec,
+    train_sasrec,
+)
 
 __all__ = [
     "ItemKnnConfig",
     "PopularityConfig",
+    "Sasrec",
+    "SasrecConfig",
+    "SasrecRecommendConfig",
+    "load_sasrec",
     "recommend_item_knn",
     "recommend_popularity",
+    "recommend_sasrec",
+    "train_sasrec",
 ]

@@ -1,0 +1,74 @@
+"""Ragged item sequences as padded batches.
+
+Shape letters: W windows, B sequences of a batch, T places.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dasrec.core import Ragged
+from dasrec.core.corpus import Int32s, Int64s
+
+POOL = 20
+"""Batches that are cut from one length-sorted pool of sequences."""
+
+
+class Windows(NamedTuple):
+    """Pieces of sequences: window w reads `values[first[w]:first[w] + length[w]]`."""
+
+    values: Int32s
+    first: Int64s
+    """(W,)"""
+    length: Int64s
+    """(W,) inputs; the targets are the same places, one later."""
+
+
+def training_windows(sequences: Ragged, max_length: int) -> Windows:
+    """Cut sequences so that every event but a user's first is a target exactly once.
+
+    Windows are cut from the end backwards, at most `max_length` inputs each; users with fewer than
+    two events give none.
+    """
+    num_targets = np.maximum(np.diff(sequences.starts) - 1, 0)
+    pieces = -(-num_targets // max_length)
+    piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = np.repeat(sequences.starts[:-1], pieces)
+    end = np.repeat(sequences.starts[1:] - 1, pieces) - piece * max_length
+    first = np.maximum(start, end - max_length)
+    return Windows(sequences.values, first, end - first)
+
+
+def pad(windows: Windows, chosen: Int64s, pad_item: int, shift: int = 0) -> Tensor:
+    """(B, T) items of the chosen windows, `shift` places later, padded on the right.
+
+    T is the longest of the chosen windows.
+    """
+    length = windows.length[chosen]
+    place = np.arange(length.max())
+    real = place < length[:, None]
+    index = np.where(real, windows.first[chosen, None] + place + shift, 0)
+    return torch.from_numpy(np.where(real, windows.values[index], pad_item).astype(np.int64))
+
+
+def shuffled_batches(
+    length: Int64s, batch_size: int, generator: np.random.Generator
+) -> Iterator[Int64s]:
+    """Random batches of windows of like length, which leaves little padding.
+
+    The order is drawn at random, pools of `POOL` batches are sorted by length and cut into
+    batches, and the batches come in random order.
+    """
+    order = generator.permutation(len(length))
+    pools = np.split(order, np.arange(batch_size * POOL, len(order), batch_size * POOL))
+    pools = [pool[np.argsort(length[pool], kind="stable")] for pool in pools]
+    batches = [
+        pool[start : start + batch_size]
+        for pool in pools
+        for start in range(0, len(pool), batch_size)
+    ]
+    for index in generator.permutation(len(batches)):
+        yield batches[index]

@@ -1,0 +1,61 @@
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from dasrec.baselines.sequences import pad, shuffled_batches, training_windows
+from dasrec.core import Ragged
+
+LENGTHS = [0, 1, 2, 5, 6, 7, 11, 13]
+
+
+@pytest.fixture
+def sequences() -> Ragged:
+    starts = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
+    return Ragged(np.arange(starts[-1], dtype=np.int32), starts)  # values = places in the array
+
+
+@pytest.mark.parametrize("max_length", [1, 2, 5, 50])
+def test_every_event_but_the_first_is_a_target_once(sequences: Ragged, max_length: int) -> None:
+    windows = training_windows(sequences, max_length)
+    pairs = Counter[tuple[int, int]]()
+    for first, length in zip(windows.first, windows.length, strict=True):
+        assert 1 <= length <= max_length
+        pairs.update((int(p), int(p) + 1) for p in range(first, first + length))
+    starts = sequences.starts
+    expected = [(p, p + 1) for s, e in pairwise(starts) for p in range(s, e - 1)]
+    assert pairs == Counter(expected)
+
+
+def test_the_latest_targets_have_the_longest_history(sequences: Ragged) -> None:
+    windows = training_windows(sequences, 5)
+    ends = windows.first + windows.length
+    for end in sequences.starts[1:][np.array(LENGTHS) > 5] - 1:
+        assert windows.length[ends == end] == 5
+
+
+def test_pad_gives_targets_one_place_later(sequences: Ragged) -> None:
+    windows = training_windows(sequences, 50)
+    chosen = np.array([3, 0, 1])
+    inputs, targets = pad(windows, chosen, 99), pad(windows, chosen, 99, shift=1)
+    assert inputs.shape == (3, windows.length[chosen].max())
+    for row, window in enumerate(chosen):
+        length, first = windows.length[window], windows.first[window]
+        assert inputs[row, :length].tolist() == list(range(first, first + length))
+        assert targets[row, :length].tolist() == list(range(first + 1, first + length + 1))
+        assert (inputs[row, length:] == 99).all()
+        assert (targets[row, length:] == 99).all()
+
+
+def test_batches_cover_everything_once_and_hold_like_lengths() -> None:
+    length = np.random.default_rng(0).geometric(0.2, 1000)
+    batches = list(shuffled_batches(length, 16, np.random.default_rng(1)))
+    assert sorted(np.concatenate(batches)) == list(range(1000))
+    assert max(len(batch) for batch in batches) == 16
+    padded = sum(len(batch) * length[batch].max() for batch in batches)
+    assert padded < 1.5 * length.sum()  # about 3.5 times without sorting
+    again = list(shuffled_batches(length, 16, np.random.default_rng(1)))
+    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+    other = list(shuffled_batches(length, 16, np.random.default_rng(2)))
+    assert any(set(a) != set(b) for a, b in zip(batches, other, strict=True))
