@@ -9,14 +9,14 @@ import pytest
 
 from dasrec.core import Corpus
 from dasrec.eval.report import EvalConfig, evaluate_recommendations, load_report
+from dasrec.eval.result_line import ResultLine
 from dasrec.eval.results import (
-    ResultLine,
     append_results,
     hardware,
     read_results,
     results_of_report,
+    results_table,
 )
-from dasrec.eval.results_markdown import results_table
 
 
 def line(**changes: Any) -> ResultLine:

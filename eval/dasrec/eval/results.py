@@ -5,87 +5,26 @@
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field, field_validator
-
 from dasrec.core.artifacts import code_version
-from dasrec.core.config import StageConfig, build_config
-from dasrec.core.corpus import Split
+from dasrec.core.config import build_config
 from dasrec.eval.report import load_report
+from dasrec.eval.result_line import ResultLine
+from dasrec.eval.results_markdown import results_markdown
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-_METRIC = re.compile(r"[a-z0-9_]+(@[0-9]+)?(\[[a-z0-9_]+\])?")
-
-
-class ResultLine(StageConfig):
-    """One figure-bearing run: one line of a topic's file."""
-
-    topic: str
-    """Names the file: ladder, tokenizers, generator, ranking, debias, ..."""
-    dataset: str
-    """E.g. "amazon_beauty_2014"."""
-    protocol: str
-    """How the data was split and ranked, e.g. "leave_one_out/full/item"."""
-    method: str
-    """E.g. "das", "sasrec", "popularity"."""
-    variant: str = ""
-    """What else tells this run from others of the method, e.g. "lora_sft"."""
-    seed: int
-    """Seed of the run."""
-    split: Split
-    """Where the metrics were measured."""
-    metrics: dict[str, float]
-    """`name`, `name@K` and, for a slice, `name@K[slice]`."""
-    users: int = Field(ge=0)
-    """How many users the metrics without a slice are about."""
-    seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall-clock seconds per stage."""
-    hardware: str
-    """E.g. "2 CPU cores, 24 GiB"."""
-    command: str
-    """What to type to get the figure again."""
-    config_sha256: str
-    """Digest of the resolved config."""
-    data_sha256: str
-    """Digest of the input data."""
-    code: str
-    """Version and commit."""
-    date: str
-    """UTC, ISO 8601."""
-
-    @field_validator("topic")
-    @classmethod
-    def _file_name(cls, topic: str) -> str:
-        if not _NAME.fullmatch(topic):
-            raise ValueError(f"expected lower-case letters, digits and _, got '{topic}'")
-        return topic
-
-    @field_validator("metrics")
-    @classmethod
-    def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
-        for name, value in metrics.items():
-            if not _METRIC.fullmatch(name):
-                raise ValueError(f"expected name, name@K or name@K[slice], got '{name}'")
-            if value != value or abs(value) == float("inf"):
-                raise ValueError(f"'{name}' is {value}; leave out what has no value")
-        return metrics
-
-    @field_validator("date")
-    @classmethod
-    def _iso(cls, date: str) -> str:
-        datetime.fromisoformat(date)
-        return date
-
-    @property
-    def run(self) -> tuple[str, str, str, str, int]:
-        """What a later line of the same run replaces."""
-        return (self.dataset, self.protocol, self.method, self.variant, self.seed)
+__all__ = [
+    "ResultLine",
+    "append_results",
+    "hardware",
+    "read_results",
+    "results_of_report",
+    "results_table",
+]
 
 
 def append_results(folder: str | Path, *lines: ResultLine) -> None:
@@ -119,6 +58,19 @@ def read_results(folder: str | Path) -> list[ResultLine]:
                 raise ValueError(f"{where}: topic '{line.topic}' belongs in {line.topic}.jsonl")
             lines.append(line)
     return lines
+
+
+def results_table(folder: str | Path) -> str:
+    """The Markdown of all lines of a folder: what docs/results.md holds.
+
+    Per topic, dataset and protocol: a table of methods by metrics for test, the same for valid,
+    and recall@10 by slice where there are slices.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a line that is not of the format; the message names file and line.
+    """
+    return results_markdown(read_results(folder))
 
 
 def results_of_report(

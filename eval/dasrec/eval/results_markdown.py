@@ -2,11 +2,10 @@
 
 import statistics
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TypeVar
 
 from dasrec.eval.report import split_key
-from dasrec.eval.results import ResultLine, read_results
+from dasrec.eval.result_line import ResultLine
 from dasrec.eval.tables import COLUMNS, markdown_table, number
 
 HEAD = (
@@ -23,23 +22,15 @@ K = TypeVar("K")
 Rows = list[tuple[tuple[str, str], list[ResultLine]]]  # (method, variant) -> lines of its seeds
 
 
-def results_table(folder: str | Path) -> str:
-    """Markdown of all results of a folder.
-
-    Per topic, dataset and protocol: a table of methods by metrics for test, the same for valid,
-    and recall@10 by slice where there are slices.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a line that is not of the format; the message names file and line.
-    """
+def results_markdown(lines: Iterable[ResultLine]) -> str:
+    """See `dasrec.eval.results.results_table`; every figure comes from these lines."""
     parts, notes = [HEAD], []
-    for topic, of_topic in _grouped(read_results(folder), lambda line: line.topic):
+    for topic, of_topic in _grouped(lines, lambda line: line.topic):
         parts.append(f"## {topic}")
-        for (dataset, protocol), lines in _grouped(of_topic, lambda x: (x.dataset, x.protocol)):
+        for (dataset, protocol), of_data in _grouped(of_topic, lambda x: (x.dataset, x.protocol)):
             parts.append(f"### {dataset}, {protocol}")
             for split in ("test", "valid", "train"):
-                rows = _rows(line for line in lines if line.split == split)
+                rows = _rows(line for line in of_data if line.split == split)
                 if not rows:
                     continue
                 names = [f"{topic}-{dataset}-{split}-{i}" for i in range(1, len(rows) + 1)]

@@ -1,0 +1,77 @@
+"""The format of `docs/results/<topic>.jsonl`: what a line holds and what makes it valid."""
+
+import re
+from datetime import datetime
+
+from pydantic import Field, field_validator
+
+from dasrec.core.config import StageConfig
+from dasrec.core.corpus import Split
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+_METRIC = re.compile(r"[a-z0-9_]+(@[0-9]+)?(\[[a-z0-9_]+\])?")
+
+
+class ResultLine(StageConfig):
+    """One figure-bearing run: one line of a topic's file."""
+
+    topic: str
+    """Names the file: ladder, tokenizers, generator, ranking, debias, ..."""
+    dataset: str
+    """E.g. "amazon_beauty_2014"."""
+    protocol: str
+    """How the data was split and ranked, e.g. "leave_one_out/full/item"."""
+    method: str
+    """E.g. "das", "sasrec", "popularity"."""
+    variant: str = ""
+    """What else tells this run from others of the method, e.g. "lora_sft"."""
+    seed: int
+    """Seed of the run."""
+    split: Split
+    """Where the metrics were measured."""
+    metrics: dict[str, float]
+    """`name`, `name@K` and, for a slice, `name@K[slice]`."""
+    users: int = Field(ge=0)
+    """How many users the metrics without a slice are about."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock seconds per stage."""
+    hardware: str
+    """E.g. "2 CPU cores, 24 GiB"."""
+    command: str
+    """What to type to get the figure again."""
+    config_sha256: str
+    """Digest of the resolved config."""
+    data_sha256: str
+    """Digest of the input data."""
+    code: str
+    """Version and commit."""
+    date: str
+    """UTC, ISO 8601."""
+
+    @field_validator("topic")
+    @classmethod
+    def _file_name(cls, topic: str) -> str:
+        if not _NAME.fullmatch(topic):
+            raise ValueError(f"expected lower-case letters, digits and _, got '{topic}'")
+        return topic
+
+    @field_validator("metrics")
+    @classmethod
+    def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if not _METRIC.fullmatch(name):
+                raise ValueError(f"expected name, name@K or name@K[slice], got '{name}'")
+            if value != value or abs(value) == float("inf"):
+                raise ValueError(f"'{name}' is {value}; leave out what has no value")
+        return metrics
+
+    @field_validator("date")
+    @classmethod
+    def _iso(cls, date: str) -> str:
+        datetime.fromisoformat(date)
+        return date
+
+    @property
+    def run(self) -> tuple[str, str, str, str, int]:
+        """What a later line of the same run replaces."""
+        return (self.dataset, self.protocol, self.method, self.variant, self.seed)
