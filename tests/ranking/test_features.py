@@ -159,8 +159,10 @@ def test_match_counts_equal_brute_force(small: Any) -> None:
     ],
 )
 def test_every_table_that_is_on_gets_a_gradient(small: Any, off: str) -> None:
-    everything = dict(build_model(small, FeatureConfig(hash_size=512)).named_parameters())
-    model = build_model(small, FeatureConfig(hash_size=512, **{off: False}))
+    values = {"hash_size": 512, "sid_cross": 2}
+    everything = dict(build_model(small, FeatureConfig(**values)).named_parameters())
+    switch = 0 if off == "sid_cross" else False
+    model = build_model(small, FeatureConfig(**values | {off: switch}))
     rows = to_tensors(impression_rows(small.corpus, "train"), CPU)
     batch = HistorySource(small.corpus, 50, CPU).batch(rows.user_M, rows.item_M, rows.end_M)
     torch.nn.functional.binary_cross_entropy_with_logits(model(batch), rows.label_M).backward()

@@ -47,8 +47,10 @@ class FeatureConfig(StageConfig):
     sid_prefixes: bool = True
     """Prefixes c1, c1c2, c1c2c3, ... hashed into one table and summed (prefix n-grams)."""
 
-    sid_cross: bool = True
-    """User prefix x item prefix of the first two levels, hashed into one table."""
+    sid_cross: int = Field(default=1, ge=0)
+    """User prefix x item prefix of so many lengths from 1, hashed into one table; 0 = off. From 2
+    on the pairs come near (user, item) itself: that needs logs of industrial size, on small ones
+    the model learns them by heart."""
 
     sid_match: bool = True
     """How many history items share c1, c1c2, ... with the target; also steers the attention."""

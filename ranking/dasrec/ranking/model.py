@@ -60,7 +60,7 @@ class CtrModel(nn.Module):
         self.item = SideEmbedding("item", config, features, schema, tables.items)
         self.matched_levels = num_levels if features.sid_match else 0
         levels = min(tables.users.hashes.shape[1], tables.items.hashes.shape[1])
-        self.crossed = levels if features.sid_cross else 0
+        self.crossed = min(levels, features.sid_cross)
         self.cross_table = _table(features.hash_size, dim) if self.crossed else None
         sequence_dim = dim * (features.ids + self.item.has_sids * features.sid_history)
         self.attention = (
@@ -116,8 +116,8 @@ class CtrModel(nn.Module):
             self.features.hash_size,
         )
         assert self.cross_table is not None
-        embedded_B2D: Tensor = self.cross_table(rows)
-        return embedded_B2D.flatten(1)
+        embedded_BLD: Tensor = self.cross_table(rows)
+        return embedded_BLD.flatten(1)
 
     def _dense(self, batch: Batch, same_BTL: Tensor, real_BT: Tensor) -> Tensor:
         scale = math.log1p(self.features.max_history)

@@ -17,9 +17,6 @@ from dasrec.ranking.features import FeatureConfig, FeatureSchema, attribute_rows
 
 Int64s = npt.NDArray[np.int64]
 
-CROSS_LEVELS = 2
-"""User x item crosses are made of the first two prefixes; longer ones identify the pair."""
-
 
 class SideTables(NamedTuple):
     """Static inputs of one side (users, or items with the padding row)."""
@@ -33,7 +30,7 @@ class SideTables(NamedTuple):
     prefixes: Tensor
     """(rows, L) row of each prefix in the hashed table."""
     hashes: Tensor
-    """(rows, min(L, 2)) 31-bit hash of the first prefixes, for crosses."""
+    """(rows, L) 31-bit hash of each prefix, for crosses."""
     keys: Tensor
     """(rows, L) exact number of each prefix: equal keys = equal prefixes; 0 = padding."""
     vectors: Tensor
@@ -143,7 +140,7 @@ def _side(
         attributes,
         1 + offsets + codes,
         hashes % (hash_size - 1) + 1,
-        hashes[:, :CROSS_LEVELS],
+        hashes,
         prefix_keys(codes, level_sizes),
         vectors / np.maximum(length, 1e-12),
     ]
