@@ -14,7 +14,7 @@ ALLOWED = {
     "core": {"core"},
     # eval's pure metric functions may validate a model inside its stage
     **{stage: {"core", stage, "eval"} for stage in STAGES},
-    "cli": {"core", *STAGES},
+    "cli": {"cli", "core", *STAGES},
 }
 
 

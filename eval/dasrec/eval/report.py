@@ -110,7 +110,7 @@ def evaluate_recommendations(
         out,
         "eval_report",
         {**config.as_json(), "method": method},
-        inputs if sids is None else {**inputs, "sids": sids.manifest},
+        inputs if sids is None else {**inputs, "semantic_ids": sids.manifest},
         payload,
         seed=seed,
         metrics={"seconds": round(time.perf_counter() - began, 3)},
@@ -148,7 +148,7 @@ def _check(
             f"evaluate: lists hold {width} items at most, but eval.ks asks for "
             f"{config.ks[-1]}; make longer lists or lower eval.ks"
         )
-    made_from = lists.manifest.inputs.get("sids")
+    made_from = lists.manifest.inputs.get("semantic_ids")
     if sids is not None and made_from not in (None, sids.fingerprint):
         raise ValueError(
             f"evaluate: the lists were made from sids {made_from}, but sids {sids.fingerprint} "

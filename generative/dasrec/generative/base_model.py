@@ -1,4 +1,4 @@
-"""The decoder LM that SIDs are added to: from the hub, from a path, or built from a small config."""
+"""The decoder LM that SIDs are added to: from the hub, a path, or built from a small config."""
 
 import logging
 from pathlib import Path

@@ -4,7 +4,8 @@ A SID target of level l is classified among the K codes of that level (the norma
 the beam search), a text target among the whole vocabulary. So the cost of a SID target does not
 grow with the vocabulary, and training and decoding maximise the same probability.
 
-Shape letters: B sequences, T positions, H hidden width, V vocabulary, K codes of a level, N targets.
+Shape letters: B sequences, T positions, H hidden width, V vocabulary, K codes of a level,
+N targets.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class LossSum(NamedTuple):
 
     total: Tensor
     """() sum of the targets' negative log-likelihoods, in nats."""
-    count: int
+    num_targets: int
     """Targets summed over."""
 
 
@@ -59,7 +60,7 @@ class SidLoss:
         level_N = self.level_of_token.to(labels_N.device)[labels_N]
         output = model.get_output_embeddings()
         total = hidden_NH.new_zeros((), dtype=torch.float32)
-        for level in level_N.unique().tolist():
+        for level in torch.unique(level_N).tolist():
             at = level_N == level
             if level == TEXT:
                 logits, target = output(hidden_NH[at]), labels_N[at]

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from dasrec.core import Corpus, Manifest, SemanticIds, recipe_digest, work_dir, write_artifact
 from dasrec.generative.base_model import BaseModelConfig, build_base_model, pin_generation
@@ -77,6 +77,7 @@ def pretrain(
             callbacks=[ProgressLog(out.name)],
         )
         trainer.plan = plan
+        trainer.remove_callback(PrinterCallback)  # our log has the figures
         log.info("%s: %s parameters", out.name, f"{metrics['parameters']:,}")
         trainer.train(resume_from_checkpoint=last_checkpoint(work))
         metrics |= {"best": trainer.state.best_metric, "log": trainer.state.log_history}

@@ -145,7 +145,6 @@ def _extend(
         real_BWC = torch.ones_like(child_BWC, dtype=torch.bool)
     else:
         child_BWC, code_BWC, real_BWC = trie.children(level, frontier.node)
-    real_BWC = real_BWC & (frontier.score > _NEVER).unsqueeze(-1)
     if not filter_.is_trivial:
         real_BWC = real_BWC & filter_.alive(level, child_BWC.flatten(1)).view_as(child_BWC)
     score_BWC = logits_BWK.gather(-1, code_BWC).masked_fill(~real_BWC, _NEVER)

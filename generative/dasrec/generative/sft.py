@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PrinterCallback
+from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig, SFTTrainer
 
 from dasrec.core import (
@@ -61,9 +63,12 @@ def add_lora(model: Any, vocabulary: SidVocabulary, options: dict[str, Any]) -> 
     new = vocabulary.new_token_ids
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     indices = new if tied else {_module_name(model, side): new for side in ("input", "output")}
-    wrapped = get_peft_model(
-        model, LoraConfig(task_type="CAUSAL_LM", trainable_token_indices=indices, **options)
-    )
+    defaults = {
+        "task_type": "CAUSAL_LM",
+        "trainable_token_indices": indices,
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2
+    }
+    wrapped = get_peft_model(model, LoraConfig(**{**defaults, **options}))
     head = wrapped.get_output_embeddings()
     if not hasattr(head, "bias"):  # trl >= 1.7 reads the head's bias; peft's wrapper hides it
         head.bias = getattr(getattr(head, "original_module", None), "bias", None)
@@ -72,7 +77,8 @@ def add_lora(model: Any, vocabulary: SidVocabulary, options: dict[str, Any]) -> 
 
 def _module_name(model: Any, side: str) -> str:
     wanted = getattr(model, f"get_{side}_embeddings")()
-    return next(name for name, module in model.named_modules() if module is wanted).split(".")[-1]
+    names = [name for name, module in model.named_modules() if module is wanted]
+    return str(names[0]).split(".")[-1]
 
 
 def sft(
@@ -119,6 +125,7 @@ def sft(
         callbacks=[ProgressLog(out.name)],
     )
     trainer.plan = plan
+    trainer.remove_callback(PrinterCallback)  # our log has the figures
     before = plan.validator(model) if plan.validator is not None else {}
     log.info("%s: before fine-tuning %s", out.name, before)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
@@ -150,4 +157,3 @@ def sft(
     )
     shutil.rmtree(work)
     return manifest
-

@@ -1,4 +1,4 @@
-"""What the full and the LoRA training share: the SID loss, the batches, validation by generation."""
+"""What full and LoRA training share: the SID loss, the batches, validation by generation."""
 
 import logging
 from pathlib import Path
@@ -89,9 +89,7 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         keep |= {k.removeprefix("eval_"): v for k, v in (logs or {}).items() if "eval_" in k}
         if keep:
             shown = "  ".join(f"{key} {float(value):.4g}" for key, value in keep.items())
-            log.info(
-                "%s: epoch %.2f/%d  %s", self.name, state.epoch, state.num_train_epochs, shown
-            )
+            log.info("%s: epoch %.2f/%d  %s", self.name, state.epoch, state.num_train_epochs, shown)
 
 
 class TrainingPlan(NamedTuple):

@@ -104,7 +104,9 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds) -> SidVocabulary:
     """
     levels = {"i": sids.items.level_sizes, "u": sids.users.level_sizes if sids.users else ()}
     names = {
-        side: [[f"<{side}{level}_{code}>" for code in range(size)] for level, size in enumerate(sizes)]
+        side: [
+            [f"<{side}{level}_{code}>" for code in range(size)] for level, size in enumerate(sizes)
+        ]
         for side, sizes in levels.items()
     }
     flat = [*CONTROL_TOKENS, *(name for side in names.values() for level in side for name in level)]
@@ -121,8 +123,6 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds) -> SidVocabulary:
     )
 
 
-def _lookup(
-    codes: npt.NDArray[Any], levels: tuple[tuple[int, ...], ...]
-) -> npt.NDArray[np.int64]:
+def _lookup(codes: npt.NDArray[Any], levels: tuple[tuple[int, ...], ...]) -> npt.NDArray[np.int64]:
     columns = [np.array(ids)[codes[:, level]] for level, ids in enumerate(levels)]
     return np.stack(columns, axis=1).astype(np.int64)

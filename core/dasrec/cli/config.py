@@ -1,0 +1,126 @@
+"""The run config: one YAML file, one section per stage."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from dasrec.baselines import ItemKnnConfig, PopularityConfig, SasrecConfig
+from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
+from dasrec.core.embed import EmbedConfig
+from dasrec.core.prepare import PrepareConfig
+from dasrec.core.synthetic import SyntheticConfig
+from dasrec.eval.report import EvalConfig
+from dasrec.generative.pretrain import PretrainConfig
+from dasrec.generative.retrieve import RetrieveConfig
+from dasrec.generative.sft import SftConfig
+from dasrec.ranking import RankingConfig, RerankConfig
+from dasrec.tokenizer import AssignConfig, TokenizerConfig
+
+
+class BaselinesConfig(StageConfig):
+    """Baselines to run; one that is left out is not run."""
+
+    popularity: PopularityConfig | None = None
+    """Most popular items."""
+
+    item_knn: ItemKnnConfig | None = None
+    """Sequence-neighbour item-kNN."""
+
+    sasrec: SasrecConfig | None = None
+    """Self-attentive sequential recommender."""
+
+
+class GeneratorConfig(StageConfig):
+    """The generator, trained once per tokenizer."""
+
+    pretrain: PretrainConfig
+    """Base model and full training."""
+
+    sft: SftConfig = SftConfig()
+    """LoRA fine-tuning."""
+
+    retrieve: RetrieveConfig = RetrieveConfig()
+    """Generation of the lists that are evaluated."""
+
+
+class RankConfig(StageConfig):
+    """The CTR model on the SIDs of one tokenizer."""
+
+    tokenizer: str
+    """Name of the tokenizer (a key of `tokenizers`) whose SIDs and candidates are used."""
+
+    train: RankingConfig = RankingConfig()
+    """Training of the CTR model; an ID-only twin is trained beside it for comparison."""
+
+    rerank: RerankConfig = RerankConfig()
+    """Re-scoring of the generated candidates."""
+
+
+class RunConfig(StageConfig):
+    """A whole run: from a raw log to recommendations and a metrics table."""
+
+    name: str
+    """Name of the data set in results."""
+
+    seed: int = 0
+    """Seed of every stage."""
+
+    synthetic: SyntheticConfig | None = None
+    """Generate the raw data instead of reading it from --data."""
+
+    prepare: PrepareConfig
+    """Raw log to corpus."""
+
+    embed: EmbedConfig = EmbedConfig()
+    """Texts to vectors."""
+
+    baselines: BaselinesConfig = BaselinesConfig()
+    """What the generator is compared with."""
+
+    tokenizers: dict[str, TokenizerConfig] = Field(default_factory=dict)
+    """Tokenizers to train, by method name ("das", "tiger", ...)."""
+
+    assign: AssignConfig = AssignConfig()
+    """How SIDs are given out, for all tokenizers."""
+
+    generator: GeneratorConfig | None = None
+    """The generator; without it the run stops at the semantic IDs."""
+
+    ranking: RankConfig | None = None
+    """The CTR model; without it no ranking is done."""
+
+    eval: EvalConfig = EvalConfig()
+    """Metrics."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        for name in self.tokenizers:
+            if not re.fullmatch(r"[a-z0-9_]+", name):
+                raise ValueError(f"tokenizers: '{name}': use lower-case letters, digits and _")
+            if name in BaselinesConfig.model_fields:
+                raise ValueError(f"tokenizers: '{name}' is the name of a baseline; choose another")
+        if self.ranking is not None and self.ranking.tokenizer not in self.tokenizers:
+            known = ", ".join(self.tokenizers) or "none"
+            raise ValueError(
+                f"ranking.tokenizer: '{self.ranking.tokenizer}' is not in tokenizers ({known})"
+            )
+        widest = max(self.eval.ks)
+        if self.generator is not None and self.generator.retrieve.num_items < widest:
+            raise ValueError(
+                f"generator.retrieve.num_items must be at least max(eval.ks) = {widest}, "
+                f"got {self.generator.retrieve.num_items}"
+            )
+        return self
+
+
+def load_run_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read and check a run config.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: every fault on a line of its own, naming file, section and key.
+    """
+    document: dict[str, Any] = apply_overrides(read_yaml(path), overrides or [])
+    return build_config(RunConfig, document, str(path))

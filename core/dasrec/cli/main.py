@@ -1,0 +1,228 @@
+"""`dasrec`: commands and how errors reach the user.
+
+Heavy imports stand inside the commands: `dasrec --help` must not wait for torch.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+app = typer.Typer(
+    help="DAS: generative recommendation on dual-aligned semantic IDs of users and items.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Get raw data: generate it, or download a public set.")
+sids_app = typer.Typer(help="Look at semantic IDs.")
+app.add_typer(data_app, name="data")
+app.add_typer(sids_app, name="sids")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Run config (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="e.g. generator.sft.lora.r=8")
+]
+Out = Annotated[Path, typer.Option("--out", help="Run directory.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw data.")]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Tokenizer to treat (repeat for several).")
+]
+RunDir = Annotated[Path, typer.Option("--run", help="Run directory.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = Path("runs/default"),
+    data: Data = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="Append the figures to TOPIC.jsonl files in this folder."),
+    ] = None,
+) -> None:
+    """Run every stage, skipping what is up to date; end with metrics and recommendations."""
+    from dasrec.cli.config import load_run_config
+    from dasrec.cli.pipeline import Run
+    from dasrec.cli.summary import record_results, show_summary
+
+    settings = load_run_config(config, overrides)
+    plan = Run(settings, out, data)
+    plan.execute()
+    show_summary(plan, Console())
+    if record is not None:
+        record_results(plan, record, config, overrides or [])
+
+
+def _stage_command(stage: str, text: str) -> None:
+    def command(
+        config: ConfigPath,
+        overrides: Overrides = None,
+        out: Out = Path("runs/default"),
+        data: Data = None,
+        method: Methods = None,
+    ) -> None:
+        from dasrec.cli.config import load_run_config
+        from dasrec.cli.pipeline import Run
+
+        Run(load_run_config(config, overrides), out, data, {stage}, method).execute()
+
+    app.command(stage, help=f"{text} (one stage; its inputs are read from --out).")(command)
+
+
+for _name, _text in {
+    "prepare": "Raw log to corpus: check, filter, number, split",
+    "embed": "Item and user texts to vectors",
+    "baselines": "Popularity, item-kNN and SASRec",
+    "tokenize": "Train the tokenizers",
+    "assign": "Give items and users their semantic IDs",
+    "pretrain": "Add SID tokens to a decoder LM and train it in full",
+    "sft": "LoRA fine-tuning of the generator",
+    "retrieve": "Generate lists under the trie",
+    "rank": "Train the CTR models and re-score the generated candidates",
+    "evaluate": "Metrics of every method's lists",
+}.items():
+    _stage_command(_name, _text)
+
+
+@app.command()
+def recommend(
+    run_dir: RunDir = Path("runs/quickstart"),
+    user: Annotated[str | None, typer.Option(help="A user_id of the log.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="item_ids, oldest first, separated by commas.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Tokenizer whose generator is used.")] = "das",
+    k: Annotated[int, typer.Option("-k", min=1, help="Items to show.")] = 10,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams per level.")] = 50,
+    exclude_seen: Annotated[
+        bool, typer.Option(help="Leave out items of the history, inside the search.")
+    ] = False,
+) -> None:
+    """Print the next items for a user of the log, or for a history given here."""
+    from dasrec.cli.recommend import Recommender, recommendation_table
+
+    if user is None and history is None:
+        raise ValueError("recommend: give --user USER_ID, --history ID,ID,..., or both")
+    ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+    recommender = Recommender(run_dir, method)
+    found = recommender.recommend(user, ids, k=k, num_beams=num_beams, exclude_seen=exclude_seen)
+    console = Console()
+    for table in recommendation_table(found):
+        console.print(table)
+
+
+@app.command("config")
+def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print every resolved value and exit."""
+    import yaml
+
+    from dasrec.cli.config import load_run_config
+
+    settings = load_run_config(config, overrides)
+    typer.echo(yaml.safe_dump(settings.as_json(), sort_keys=False))
+
+
+@app.command()
+def show(path: Annotated[Path, typer.Argument(help="An artifact directory.")]) -> None:
+    """Print an artifact's manifest: what it is, what made it, and its figures."""
+    import json
+
+    from dasrec.core.artifacts import MANIFEST, Manifest, load_manifest, verify_files
+
+    kind = json.loads((path / MANIFEST).read_text())["kind"]
+    manifest: Manifest = load_manifest(path, kind)
+    verify_files(path, manifest)
+    typer.echo(json.dumps({"fingerprint": manifest.fingerprint, **vars(manifest)}, indent=2))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="Folder of the TOPIC.jsonl files.")] = Path(
+        "docs/results"
+    ),
+    out: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("docs/results.md"),
+) -> None:
+    """Write the results page from the recorded figures."""
+    from dasrec.eval.results import results_table
+
+    text = results_table(results)
+    scratch = out.with_suffix(".tmp")
+    scratch.write_text(text)
+    scratch.replace(out)
+    typer.echo(f"wrote {out}")
+
+
+@sids_app.command("report")
+def sids_report(path: Annotated[Path, typer.Argument(help="A SemanticIds artifact.")]) -> None:
+    """Print the quality of semantic IDs: collisions, usage, purity, alignment."""
+    from dasrec.core.semantic_ids import load_sids
+    from dasrec.tokenizer import render_report
+
+    typer.echo(render_report(load_sids(path).manifest.metrics, title=str(path)))
+
+
+@data_app.command("generate")
+def data_generate(
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Generate a synthetic catalogue and click log, with the truth behind the clicks."""
+    from dasrec.core.config import apply_overrides, build_config
+    from dasrec.core.synthetic import SyntheticConfig, generate
+
+    values = apply_overrides({}, overrides or [])
+    generate(build_config(SyntheticConfig, values, "data generate"), out, seed=seed)
+    typer.echo(f"wrote {out}")
+
+
+@data_app.command("download")
+def data_download(
+    name: Annotated[str, typer.Argument(help="Data set; an unknown name lists the known ones.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to put it in.")] = Path("data"),
+) -> None:
+    """Download a public data set from its own address (resumes, checks sums)."""
+    from dasrec.core.download import download
+
+    download(name, out / name)
+
+
+def _set_up_logging() -> None:
+    handler = RichHandler(show_path=False, show_level=False, markup=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("dasrec").setLevel(logging.INFO)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a user's error is one clear message and exit code 2."""
+    _set_up_logging()
+    _quiet_libraries()
+    command: Any = typer.main.get_command(app)
+    try:
+        command.main(args=arguments, prog_name="dasrec", standalone_mode=True)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last finished epoch", err=True)
+        sys.exit(130)
+
+
+def _quiet_libraries() -> None:
+    """Our log shows the progress; the libraries' own bars would interleave with it."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+if __name__ == "__main__":
+    main()

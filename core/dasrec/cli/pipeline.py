@@ -1,0 +1,360 @@
+"""`dasrec run`: every stage in order, each skipped where its artifact is up to date.
+
+There is no engine: a list of steps, each with the recipe (config, inputs, seed) that its artifact
+must have been made from.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from dasrec.cli.config import RunConfig
+from dasrec.core.artifacts import Manifest, load_manifest
+from dasrec.core.corpus import Corpus, load_corpus
+from dasrec.core.embeddings import Embeddings, load_embeddings
+from dasrec.core.semantic_ids import SemanticIds, load_sids
+
+log = logging.getLogger(__name__)
+
+SECONDS = "seconds.json"
+
+STAGES = (
+    "prepare",
+    "embed",
+    "baselines",
+    "tokenize",
+    "assign",
+    "pretrain",
+    "sft",
+    "retrieve",
+    "rank",
+    "evaluate",
+)
+"""Stages in the order they run."""
+
+
+class Run:
+    """A run directory and the stages that fill it.
+
+    Layout: corpus/, embeddings/, tokenizers/NAME, sids/NAME, bases/NAME, generators/NAME,
+    recommendations/METHOD, rankers/NAME, reports/METHOD.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        data_dir: Path | None = None,
+        only: Collection[str] | None = None,
+        methods: Collection[str] | None = None,
+    ) -> None:
+        """Plan a run.
+
+        Args:
+            config: the whole config.
+            out: the run directory.
+            data_dir: raw data; not needed where `config.synthetic` is set.
+            only: stages to execute; the others' artifacts must exist. None = all.
+            methods: tokenizers to treat; None = all of the config.
+
+        Raises:
+            ValueError: no data, or an unknown method.
+        """
+        unknown = set(methods or ()) - set(config.tokenizers)
+        if unknown:
+            raise ValueError(
+                f"--method {', '.join(sorted(unknown))}: not in tokenizers "
+                f"({', '.join(config.tokenizers)})"
+            )
+        if config.synthetic is None and data_dir is None and (only is None or "prepare" in only):
+            raise ValueError(
+                f"{config.name}: this config reads raw data; give its folder with --data PATH"
+            )
+        self.config, self.out, self.data_dir = config, out, data_dir
+        self.only = only
+        self.tokenizers = {
+            name: section
+            for name, section in config.tokenizers.items()
+            if methods is None or name in methods
+        }
+        self.seconds: dict[str, float] = self._read_seconds()
+
+    def execute(self) -> None:
+        """Run the stages in order."""
+        corpus = self._prepare()
+        embeddings = self._embed(corpus)
+        self._baselines(corpus)
+        for name in self.tokenizers:
+            sids = self._semantic_ids(name, corpus, embeddings)
+            if sids is not None and self.config.generator is not None:
+                self._generator(name, corpus, sids)
+        self._rank(corpus)
+        self._evaluate(corpus)
+
+    def _read_seconds(self) -> dict[str, float]:
+        """Seconds of the steps that earlier calls finished, by artifact."""
+        try:
+            seconds: dict[str, float] = json.loads((self.out / SECONDS).read_text())
+        except FileNotFoundError:
+            return {}
+        return seconds
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run directory."""
+        return self.out.joinpath(*parts)
+
+    def _wanted(self, stage: str) -> bool:
+        return self.only is None or stage in self.only
+
+    def _step(
+        self,
+        stage: str,
+        kind: str,
+        path: Path,
+        config: Mapping[str, object],
+        inputs: Mapping[str, Manifest],
+        run: Callable[[], object],
+    ) -> None:
+        """Run a stage unless `path` already holds what it would make."""
+        title = path.relative_to(self.out).as_posix()
+        if not self._wanted(stage):
+            return
+        if self._up_to_date(kind, path, config, inputs):
+            log.info("%-9s %s: up to date", stage, title)
+            return
+        log.info("%-9s %s ...", stage, title)
+        began = time.perf_counter()
+        run()
+        self.seconds[title] = time.perf_counter() - began
+        (self.out / SECONDS).write_text(json.dumps(self.seconds, indent=2) + "\n")
+        log.info("%-9s %s: done in %.0f s", stage, title, self.seconds[title])
+
+    def _up_to_date(
+        self,
+        kind: str,
+        path: Path,
+        config: Mapping[str, object],
+        inputs: Mapping[str, Manifest],
+    ) -> bool:
+        try:
+            manifest = load_manifest(path, kind, inputs)
+        except (FileNotFoundError, ValueError):
+            return False
+        return (
+            manifest.config == config
+            and manifest.seed == self.config.seed
+            and set(manifest.inputs) == set(inputs)
+        )
+
+    def _prepare(self) -> Corpus:
+        from dasrec.core.prepare import describe_raw, prepare
+
+        config, out = self.config, self.path("corpus")
+        if self._wanted("prepare"):
+            if config.synthetic is not None:
+                self._synthetic()
+            data = self.raw_dir
+            self._step(
+                "prepare",
+                "corpus",
+                out,
+                config.prepare.as_json(),
+                {"raw": describe_raw(config.prepare, data)},
+                lambda: prepare(config.prepare, data, out, seed=config.seed, replace=True),
+            )
+        return load_corpus(out)
+
+    @property
+    def raw_dir(self) -> Path:
+        """The folder of the raw data."""
+        if self.config.synthetic is not None:
+            return self.path("raw")
+        if self.data_dir is None:
+            raise ValueError(f"{self.config.name}: give the raw data's folder with --data PATH")
+        return self.data_dir
+
+    def _synthetic(self) -> None:
+        from dasrec.core.synthetic import generate
+
+        section, out, seed = self.config.synthetic, self.path("raw"), self.config.seed
+        assert section is not None
+        self._step(
+            "prepare",
+            "synthetic_raw",
+            out,
+            section.as_json(),
+            {},
+            lambda: generate(section, out, seed=seed, replace=True),
+        )
+
+    def _embed(self, corpus: Corpus) -> Embeddings | None:
+        from dasrec.core.embed import embed, embed_inputs
+
+        config, out, seed = self.config.embed, self.path("embeddings"), self.config.seed
+        if self._wanted("embed"):
+            needs_files = config.items.file is not None or config.users.file is not None
+            data = self.raw_dir if needs_files else None
+            self._step(
+                "embed",
+                "embeddings",
+                out,
+                config.as_json(),
+                embed_inputs(config, corpus, data),
+                lambda: embed(config, corpus, out, data_dir=data, seed=seed, replace=True),
+            )
+        needed = self._wanted("tokenize") or self._wanted("assign")
+        return load_embeddings(out, corpus) if needed else None
+
+    def _baselines(self, corpus: Corpus) -> None:
+        from dasrec.baselines import recommend_item_knn, recommend_popularity
+
+        if not self._wanted("baselines"):
+            return
+        section, seed = self.config.baselines, self.config.seed
+        inputs = {"corpus": corpus.manifest}
+        simple: dict[str, tuple[Any, Callable[..., object]]] = {
+            "popularity": (section.popularity, recommend_popularity),
+            "item_knn": (section.item_knn, recommend_item_knn),
+        }
+        for name, (config, recommend) in simple.items():
+            if config is None:
+                continue
+            out = self.path("recommendations", name)
+            run = _bind(recommend, config, corpus, out, seed=seed, replace=True)
+            self._step("baselines", "recommendations", out, config.as_json(), inputs, run)
+        if section.sasrec is not None:
+            self._sasrec(corpus)
+
+    def _sasrec(self, corpus: Corpus) -> None:
+        from dasrec.baselines import recommend_sasrec, train_sasrec
+
+        config, seed = self.config.baselines.sasrec, self.config.seed
+        assert config is not None
+        model, out = self.path("models", "sasrec"), self.path("recommendations", "sasrec")
+        inputs = {"corpus": corpus.manifest}
+        train = _bind(train_sasrec, config, corpus, model, seed=seed, replace=True)
+        self._step("baselines", "sasrec_model", model, config.as_json(), inputs, train)
+        inputs["model"] = load_manifest(model, "sasrec_model")
+        recommend = _bind(recommend_sasrec, config, model, corpus, out, seed=seed, replace=True)
+        self._step("baselines", "recommendations", out, config.as_json(), inputs, recommend)
+
+    def _semantic_ids(
+        self, name: str, corpus: Corpus, embeddings: Embeddings | None
+    ) -> SemanticIds | None:
+        from dasrec.tokenizer import assign, train_tokenizer
+
+        config, seed = self.tokenizers[name], self.config.seed
+        tokenizer, out = self.path("tokenizers", name), self.path("sids", name)
+        if embeddings is not None:
+            inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
+            train = _bind(
+                train_tokenizer, config, corpus, embeddings, tokenizer, seed=seed, replace=True
+            )
+            self._step("tokenize", "tokenizer", tokenizer, config.as_json(), inputs, train)
+            if self._wanted("assign"):
+                section = self.config.assign
+                inputs["tokenizer"] = load_manifest(tokenizer, "tokenizer", inputs)
+                give = _bind(
+                    assign, section, tokenizer, corpus, embeddings, out, seed=seed, replace=True
+                )
+                self._step("assign", "semantic_ids", out, section.as_json(), inputs, give)
+        later = ("pretrain", "sft", "retrieve")
+        return load_sids(out, corpus.manifest) if any(map(self._wanted, later)) else None
+
+    def _generator(self, name: str, corpus: Corpus, sids: SemanticIds) -> None:
+        from dasrec.generative import pretrain, retrieve, sft
+
+        section, seed = self.config.generator, self.config.seed
+        assert section is not None
+        base, tuned = self.path("bases", name), self.path("generators", name)
+        out = self.path("recommendations", name)
+        inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
+        run = _bind(pretrain, section.pretrain, corpus, sids, base, seed=seed, replace=True)
+        self._step("pretrain", "base_model", base, section.pretrain.as_json(), inputs, run)
+        if self._wanted("sft"):
+            with_base = inputs | {"base_model": load_manifest(base, "base_model", inputs)}
+            run = _bind(sft, section.sft, base, corpus, sids, tuned, seed=seed, replace=True)
+            self._step("sft", "generator", tuned, section.sft.as_json(), with_base, run)
+        if self._wanted("retrieve"):
+            with_model = inputs | {"generator": load_manifest(tuned, "generator", inputs)}
+            run = _bind(
+                retrieve, section.retrieve, tuned, corpus, sids, out, seed=seed, replace=True
+            )
+            self._step(
+                "retrieve", "recommendations", out, section.retrieve.as_json(), with_model, run
+            )
+
+    def _rank(self, corpus: Corpus) -> None:
+        from dasrec.ranking import rerank, train_ranker
+
+        section, seed = self.config.ranking, self.config.seed
+        if section is None or not self._wanted("rank"):
+            return
+        if section.tokenizer not in self.tokenizers:
+            return
+        sids = load_sids(self.path("sids", section.tokenizer), corpus.manifest)
+        plain, inputs = self.path("rankers", "id_only"), {"corpus": corpus.manifest}
+        run = _bind(train_ranker, section.train, corpus, None, plain, seed=seed, replace=True)
+        self._step("rank", "ranking_model", plain, section.train.as_json(), inputs, run)
+        ranker = self.path("rankers", section.tokenizer)
+        inputs["semantic_ids"] = sids.manifest
+        run = _bind(train_ranker, section.train, corpus, sids, ranker, seed=seed, replace=True)
+        self._step("rank", "ranking_model", ranker, section.train.as_json(), inputs, run)
+        candidates = self.path("recommendations", section.tokenizer)
+        if self.config.generator is None:
+            return
+        out = self.path("recommendations", f"{section.tokenizer}_ranked")
+        inputs["ranking_model"] = load_manifest(ranker, "ranking_model", inputs)
+        inputs["candidates"] = load_manifest(candidates, "recommendations")
+        run = _bind(
+            rerank, section.rerank, ranker, candidates, corpus, sids, out, seed=seed, replace=True
+        )
+        self._step("rank", "recommendations", out, section.rerank.as_json(), inputs, run)
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods with recommendations, in the order of the tables."""
+        section = self.config.baselines
+        names = [n for n in type(section).model_fields if getattr(section, n) is not None]
+        if self.config.generator is not None:
+            names += self.config.tokenizers
+            if self.config.ranking is not None:
+                names.append(f"{self.config.ranking.tokenizer}_ranked")
+        return [name for name in names if self.path("recommendations", name).exists()]
+
+    def _evaluate(self, corpus: Corpus) -> None:
+        from dasrec.eval.report import evaluate_recommendations
+
+        if not self._wanted("evaluate"):
+            return
+        config, seed = self.config.eval, self.config.seed
+        for name in self.methods:
+            lists, out = self.path("recommendations", name), self.path("reports", name)
+            sids_path = self.path("sids", name.removesuffix("_ranked"))
+            sids = load_sids(sids_path, corpus.manifest) if sids_path.exists() else None
+            inputs = {
+                "corpus": corpus.manifest,
+                "recommendations": load_manifest(lists, "recommendations"),
+            }
+            if sids is not None:
+                inputs["semantic_ids"] = sids.manifest
+            run = _bind(
+                evaluate_recommendations,
+                config,
+                name,
+                lists,
+                corpus,
+                out,
+                sids=sids,
+                seed=seed,
+                replace=True,
+            )
+            recipe = {**config.as_json(), "method": name}
+            self._step("evaluate", "eval_report", out, recipe, inputs, run)
+
+
+def _bind(function: Callable[..., object], *args: object, **kwargs: object) -> Callable[[], object]:
+    return lambda: function(*args, **kwargs)

@@ -1,0 +1,180 @@
+"""What a finished run shows, and the figures that it records."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dasrec.cli.pipeline import Run
+from dasrec.core.artifacts import Manifest, code_version, load_manifest
+from dasrec.core.corpus import Corpus, load_corpus
+from dasrec.eval.report import EvalReport, load_report
+from dasrec.eval.results import ResultLine, append_results, hardware, results_of_report
+from dasrec.eval.tables import markdown_report, metric_rows, number, rich_table
+
+SHOWN_USERS = 2
+RANKING_METRICS = ("auc", "gauc", "logloss")
+
+
+def show_summary(run: Run, console: Console) -> None:
+    """Print SID quality, metrics, ranking figures and recommendations; write results.md/json."""
+    reports = [load_report(run.path("reports", name)) for name in run.methods]
+    corpus = load_corpus(run.path("corpus"))
+    _show_sids(run, console)
+    for split in ("valid", "test"):
+        header, rows = metric_rows(reports, split)
+        if rows:
+            console.print(rich_table(header, rows, f"{run.config.name}, {split}, full catalogue"))
+    _show_ranking(run, console)
+    _show_users(run, corpus, console)
+    _write_results(run, reports)
+    if run.config.synthetic is not None:
+        console.print("All figures above are of SYNTHETIC data: they show that the system works.")
+    console.print(f"Results: {run.path('results.md')} and {run.path('results.json')}")
+
+
+def _show_sids(run: Run, console: Console) -> None:
+    rows = []
+    for name in run.config.tokenizers:
+        metrics = load_manifest(run.path("sids", name), "semantic_ids").metrics
+        usage = [
+            f"{value:.0f}" for key, value in metrics.items() if key.startswith("item/perplexity")
+        ]
+        shared = (metrics["item/collision_rate_before"], metrics["item/collision_rate"])
+        largest = metrics["item/largest_group"]
+        rows.append([name, " / ".join(usage), *map(number, shared), number(largest)])
+    if rows:
+        header = ["SIDs", "perplexity per level", "collisions before", "after", "largest group"]
+        console.print(rich_table(header, rows, "Semantic IDs of items"))
+
+
+def _rankers(run: Run) -> dict[str, Manifest]:
+    if run.config.ranking is None:
+        return {}
+    names = ("id_only", run.config.ranking.tokenizer)
+    paths = {name: run.path("rankers", name) for name in names}
+    return {n: load_manifest(p, "ranking_model") for n, p in paths.items() if p.exists()}
+
+
+def _show_ranking(run: Run, console: Console) -> None:
+    rows = [
+        [name, part, *(number(metrics.get(key)) for key in RANKING_METRICS)]
+        for name, manifest in _rankers(run).items()
+        for part, metrics in manifest.metrics["test"].items()
+    ]
+    if rows:
+        header = ["CTR model", "items", *RANKING_METRICS]
+        console.print(rich_table(header, rows, "Ranking, test impressions"))
+
+
+def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
+    if run.config.generator is None or not run.config.tokenizers:
+        return
+    from dasrec.cli.recommend import Recommender, recommendation_table
+
+    method = next(iter(run.config.tokenizers))
+    recommender = Recommender(run.out, method)
+    for row in corpus.queries("test")[:SHOWN_USERS]:
+        user = int(corpus.user_idx[row])
+        past = corpus.item_idx[corpus.user_start[user] : row]
+        history = corpus.items["item_id"][past.astype(int)].to_list()
+        found = recommender.recommend(corpus.users["user_id"][user], history, k=5)
+        for table in recommendation_table(found):
+            console.print(table)
+
+
+def _write_results(run: Run, reports: list[EvalReport]) -> None:
+    figures: dict[str, Any] = {
+        "dataset": run.config.name,
+        "synthetic": run.config.synthetic is not None,
+        "code": code_version(),
+        "hardware": hardware(),
+        "seconds": run.seconds,
+        "methods": {report.method: report.splits for report in reports},
+        "ranking": {name: manifest.metrics for name, manifest in _rankers(run).items()},
+    }
+    title = f"## {run.config.name}\n\n"
+    _write(run.path("results.md"), title + markdown_report(reports))
+    _write(run.path("results.json"), json.dumps(figures, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def record_results(run: Run, folder: Path, config_path: Path, overrides: list[str]) -> None:
+    """Append the run's figures to `ladder.jsonl` and `ranking.jsonl` in `folder`."""
+    corpus = load_manifest(run.path("corpus"), "corpus")
+    text = json.dumps(run.config.as_json(), sort_keys=True)
+    data = "" if run.data_dir is None else f" --data {run.data_dir.resolve().name}"
+    where = config_path.name if config_path.is_absolute() else config_path.as_posix()
+    common: dict[str, Any] = {
+        "dataset": run.config.name,
+        "command": " ".join(["dasrec run", where, *overrides]) + data,
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "data_sha256": corpus.inputs["raw"],
+        "seed": run.config.seed,
+    }
+    strategy = run.config.prepare.split.method
+    for name in run.methods:
+        seconds = {
+            title.split("/")[0]: round(value, 1)
+            for title, value in run.seconds.items()
+            if title.split("/")[-1] == name
+        }
+        lines = results_of_report(
+            run.path("reports", name),
+            topic="ladder",
+            protocol=f"{strategy}/full/item",
+            seconds=seconds,
+            more=_sid_figures(run, name),
+            **common,
+        )
+        append_results(folder, *lines)
+    for name, manifest in _rankers(run).items():
+        append_results(folder, *_ranking_lines(name, manifest, strategy, common))
+    sys.stderr.write(f"recorded in {folder}\n")
+
+
+def _sid_figures(run: Run, name: str) -> dict[str, float]:
+    path = run.path("sids", name)
+    if not path.exists():
+        return {}
+    metrics = load_manifest(path, "semantic_ids").metrics
+    keys = ("collision_rate", "collision_rate_before", "largest_group")
+    return {key: float(metrics[f"item/{key}"]) for key in keys}
+
+
+def _ranking_lines(
+    name: str, manifest: Manifest, strategy: str, common: Mapping[str, Any]
+) -> list[ResultLine]:
+    splits: dict[str, Any] = {"valid": {"all": manifest.metrics["valid"]}}
+    splits["test"] = manifest.metrics["test"]
+    return [
+        ResultLine(
+            topic="ranking",
+            protocol=f"{strategy}/impressions",
+            method=name,
+            split="test" if split == "test" else "valid",
+            metrics={
+                key if part == "all" else f"{key}[{part}]": float(value)
+                for part, metrics in parts.items()
+                for key, value in metrics.items()
+                if isinstance(value, int | float) and value == value
+            },
+            users=int(parts["all"].get("num_users", 0)),
+            seconds={"train": float(manifest.metrics["train_seconds"])},
+            hardware=hardware(),
+            code=code_version(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            **common,
+        )
+        for split, parts in splits.items()
+    ]

@@ -1,0 +1,302 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from tests.generative.world import (
+    World,
+    make_corpus,
+    make_sids,
+    pretrain_config,
+    scratch,
+    sft_config,
+)
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from dasrec.core import build_config, load_manifest, load_recommendations
+from dasrec.generative import (
+    BaseModelConfig,
+    RetrieveConfig,
+    SequenceBuilder,
+    add_lora,
+    build_trie,
+    load_generator,
+    pretrain,
+    query_prompts,
+    retrieve,
+    sft,
+)
+from dasrec.generative.base_model import build_base_model
+from dasrec.generative.exhaustive import score_items
+from dasrec.generative.loss import SidLoss
+from dasrec.generative.sequences import IGNORE, sequence_dataset, text_dataset
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
+]
+
+
+def base(world: World, architecture: str, **options: Any) -> tuple[Any, Any, Any]:
+    config = build_config(BaseModelConfig, scratch(architecture, **options), "base")
+    return build_base_model(config, world.corpus, world.sids, seed=0)
+
+
+def prefix_loss(model: Any, vocabulary: Any, ids: Tensor, labels: Tensor) -> tuple[float, int]:
+    """The loss written from its definition: one forward pass per target, on its prefix alone."""
+    total, count = 0.0, 0
+    for row, targets in zip(ids, labels, strict=True):
+        for t in range(1, len(row)):
+            if targets[t] == IGNORE:
+                continue
+            logits = model(input_ids=row[None, :t]).logits[0, -1].float()
+            for level in vocabulary.item_levels:
+                if int(targets[t]) in level:
+                    logits = torch.full_like(logits, -torch.inf).index_copy(
+                        0, torch.tensor(level), logits[list(level)]
+                    )
+            total -= float(logits.log_softmax(-1)[targets[t]])
+            count += 1
+    return total, count
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+def test_all_position_loss_equals_the_loss_of_every_prefix(world: World, architecture: str) -> None:
+    model, tokenizer, vocabulary = base(world, architecture)
+    builder = SequenceBuilder(world.sids, vocabulary)
+    rows = [sequence_dataset(world.corpus, builder, 20)[i] for i in (0, 1)]
+    rows += [text_dataset(world.corpus, builder, tokenizer, 6)[i] for i in (0, 1)]
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), width), IGNORE)
+    for index, row in enumerate(rows):
+        ids[index, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+        labels[index, : len(row["labels"])] = torch.tensor(row["labels"])
+    model.eval()
+    with torch.no_grad():
+        hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        total, count = SidLoss(vocabulary)(model, hidden, labels)
+        expected, targets = prefix_loss(model, vocabulary, ids, labels)
+    assert count == targets
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3"])
+def test_lora_trains_its_matrices_and_the_new_rows_and_nothing_else(
+    world: World, architecture: str, tied: bool
+) -> None:
+    model, _, vocabulary = base(world, architecture, tie_word_embeddings=tied)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    wrapped = add_lora(model, vocabulary, {"r": 2, "target_modules": "all-linear"})
+    names = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    assert names
+    assert all("lora_" in name or "trainable_tokens_delta" in name for name in names)
+    rows = sum("trainable_tokens_delta" in name for name in names)
+    assert rows == (1 if tied else 2)
+
+    builder = SequenceBuilder(world.sids, vocabulary)
+    row = sequence_dataset(world.corpus, builder, 20)[0]
+    ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
+    wrapped.train()
+    optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=1.0)
+    hidden = wrapped(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    SidLoss(vocabulary)(wrapped, hidden, labels).total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    merged: Any = wrapped.merge_and_unload()
+    new = torch.tensor(vocabulary.new_token_ids)
+    moved = (merged.get_input_embeddings().weight != model_rows(before, "input", merged)).any(1)
+    assert set(moved.nonzero().flatten().tolist()) <= set(new.tolist())
+    used = torch.tensor(sorted(set(row["input_ids"]) & set(new.tolist())))
+    assert moved[used].all()
+    if not tied:
+        out = (merged.get_output_embeddings().weight != model_rows(before, "output", merged)).any(1)
+        assert out.any()
+        assert set(out.nonzero().flatten().tolist()) <= set(new.tolist())
+
+
+def model_rows(before: dict[str, Tensor], side: str, merged: Any) -> Tensor:
+    wanted = getattr(merged, f"get_{side}_embeddings")().weight
+    name = next(n for n, p in merged.named_parameters() if p is wanted)
+    return before[name]
+
+
+def test_trained_rows_of_a_wrapped_head_give_the_merged_models_loss(world: World) -> None:
+    model, _, vocabulary = base(world, "qwen3", tie_word_embeddings=False)
+    wrapped = add_lora(model, vocabulary, {"r": 2, "target_modules": "all-linear"})
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary), 20)[1]
+    ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
+    losses = []
+    wrapped.eval()
+    for part in (wrapped, wrapped.merge_and_unload()):
+        hidden = part(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        losses.append(float(SidLoss(vocabulary)(part, hidden, labels).total.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_named_base_keeps_its_text_rows_and_loses_its_sampling_defaults(
+    world: World, tmp_path: Path
+) -> None:
+    plain, _, _ = base(world, "llama")
+    plain.resize_token_embeddings(300)
+    plain.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9)
+    plain.save_pretrained(tmp_path / "llm")
+    fresh = _plain_tokenizer(world)
+    fresh.save_pretrained(tmp_path / "llm")
+    text = plain.get_input_embeddings().weight[: len(fresh)].clone()
+
+    config = BaseModelConfig(name=str(tmp_path / "llm"))
+    model, _, vocabulary = build_base_model(config, world.corpus, world.sids, seed=0)
+    weight = model.get_input_embeddings().weight
+    assert torch.equal(weight[: len(text)], text)
+    rows = weight[torch.tensor(vocabulary.new_token_ids)]
+    assert float(torch.pdist(rows.detach()).min()) > 1e-3  # no two SID rows are the same vector
+    assert model.generation_config.do_sample is False
+    assert model.generation_config.temperature in (None, 1.0)
+    assert model.generation_config.top_p in (None, 1.0)
+
+
+def _plain_tokenizer(world: World) -> Any:
+    from dasrec.generative.base_model import ScratchConfig, _train_tokenizer
+
+    return _train_tokenizer(ScratchConfig(text_vocab_size=280), world.corpus)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_once(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
+    """Raise in the loss, in the middle of the second epoch."""
+    calls = {"left": at_call}
+    original = SidLoss.__call__
+
+    def call(self: Any, *args: Any) -> Any:
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            raise Interrupted
+        return original(self, *args)
+
+    monkeypatch.setattr(SidLoss, "__call__", call)
+
+
+def test_interrupted_training_resumes_to_the_same_bytes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, broken in (("straight", False), ("broken", True)):
+        folder = tmp_path / name
+        stages: list[Callable[[Path], object]] = [
+            lambda out: pretrain(pretrain_config(), world.corpus, world.sids, out / "base"),
+            lambda out: sft(sft_config(), out / "base", world.corpus, world.sids, out / "lm"),
+        ]
+        for stage in stages:
+            if broken:
+                with monkeypatch.context() as patch:
+                    interrupt_once(patch, at_call=13)
+                    with pytest.raises(Interrupted):
+                        stage(folder)
+                assert list(folder.glob(".*.work/checkpoint-*"))
+            stage(folder)
+            assert not list(folder.glob(".*"))
+    for kind, part in (("base_model", "base"), ("generator", "lm")):
+        prints = {
+            load_manifest(tmp_path / n / part, kind).files[
+                "config.json" if kind == "base_model" else "adapter/adapter_model.safetensors"
+            ]
+            for n in ("straight", "broken")
+        }
+        assert len(prints) == 1
+        whole = {
+            load_manifest(tmp_path / n / part, kind).fingerprint for n in ("straight", "broken")
+        }
+        assert len(whole) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    longer = {"learning_rate": 5e-3, "num_train_epochs": 60, "per_device_train_batch_size": 8}
+    config = pretrain_config(
+        base=scratch("gpt2", n_embd=32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+        trainer=longer,
+        text_fraction=0.0,
+        validation_queries=0,
+    )
+    pretrain(config, world.corpus, world.sids, root / "base")
+    sft(sft_config(), root / "base", world.corpus, world.sids, root / "lm")
+    return root
+
+
+def test_a_trained_generator_finds_the_next_step_of_the_walk(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    config = RetrieveConfig(num_beams=48, num_items=10)
+    retrieve(config, trained / "lm", world.corpus, world.sids, tmp_path / "lists")
+    lists = load_recommendations(tmp_path / "lists", world.corpus)
+    targets = world.corpus.item_idx[lists.queries]
+    assert ((lists.item_idx == targets[:, None]).any(1)).mean() > 0.6
+    assert (lists.item_idx >= 0).all()
+
+    # equals scoring every item, with the adapter on
+    generator = load_generator(trained / "lm", world.sids)
+    trie = build_trie(world.corpus, world.sids, generator.vocabulary)
+    builder = SequenceBuilder(world.sids, generator.vocabulary)
+    prompts = query_prompts(world.corpus, builder, lists.queries[:5], config.max_history)
+    for row in range(5):
+        ids = torch.from_numpy(prompts.tokens[prompts.starts[row] : prompts.starts[row + 1]])[None]
+        scores = score_items(generator.model, ids, torch.ones_like(ids), trie)[0].numpy()
+        best = np.argsort(-scores, kind="stable")[:10]
+        assert lists.item_idx[row].tolist() == best.tolist()
+        np.testing.assert_allclose(lists.score[row], scores[best], atol=1e-4)
+
+
+def test_the_adapter_loads_with_plain_peft_and_transformers(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    generator = load_generator(trained / "lm", world.sids)
+    model = AutoModelForCausalLM.from_pretrained(trained / "base")
+    model = PeftModel.from_pretrained(model, trained / "lm" / "adapter").eval()
+    ids = torch.tensor([[generator.vocabulary.control["<|anonymous|>"]]])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, generator.model(ids).logits)
+        merged = model.merge_and_unload()
+        torch.testing.assert_close(merged(ids).logits, generator.model(ids).logits)
+    text = (trained / "lm" / "adapter" / "adapter_config.json").read_text()
+    assert json.loads(text)["base_model_name_or_path"] == "../base"
+    assert str(tmp_path.anchor) + "tmp" not in text
+
+
+def test_mismatched_pieces_are_refused(world: World, trained: Path, tmp_path: Path) -> None:
+    other = make_sids(tmp_path / "sids", world.corpus, user_side=False)
+    with pytest.raises(ValueError, match="was built from semantic_ids"):
+        load_generator(trained / "lm", other)
+    shutil.copytree(trained, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "base")
+    with pytest.raises(FileNotFoundError, match="base_model"):
+        load_generator(tmp_path / "copy" / "lm", world.sids)
+    pretrain(pretrain_config(), world.corpus, world.sids, tmp_path / "copy" / "base")
+    with pytest.raises(ValueError, match="was built on base model"):
+        load_generator(tmp_path / "copy" / "lm", world.sids)
+
+
+def test_weights_do_not_depend_on_test_items(world: World, tmp_path: Path) -> None:
+    digests = []
+    for items in (None, 5):
+        root = tmp_path / str(items)
+        corpus = make_corpus(root / "corpus", last_items=items)
+        sids = make_sids(root / "sids", corpus)
+        config = pretrain_config(validation_queries=0)  # selection may look at validation items
+        pretrain(config, corpus, sids, root / "base")
+        digests.append(load_manifest(root / "base", "base_model").files["model.safetensors"])
+    assert digests[0] == digests[1]
