@@ -1,15 +1,31 @@
-.PHONY: quickstart test lint type wheel
+.PHONY: quickstart test lint type wheel check
 PYTHON ?= python3
 DIRS = core tokenizer generative ranking baselines eval
+
+# pip takes the versions of constraints.txt; edit its torch line for a CUDA build.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade pip  # dependency groups need pip >= 25.1
+	.venv/bin/pip install --quiet --constraint constraints.txt torch
 	.venv/bin/pip install --quiet --constraint constraints.txt -e . --group dev
 	touch $@
-quickstart: .venv/ready  # command 1 of the README
+
+quickstart: .venv/ready  ## install, then the whole system on generated data
 	.venv/bin/dasrec run configs/quickstart.yaml --out runs/quickstart
-test: .venv/ready        # command 2 of the README, and what .ci/run calls
-	.venv/bin/python -m pytest -m "not slow and not gpu"
-lint: .venv/ready ; .venv/bin/ruff check . && .venv/bin/ruff format --check .
-type: .venv/ready ; .venv/bin/mypy $(DIRS) tests
-wheel: .venv/ready ; rm -rf dist && .venv/bin/python -m build && .venv/bin/python tests/check_wheel.py dist/*.whl
+
+test: .venv/ready  ## install, then the tests
+	.venv/bin/python -m pytest -q -m "not slow and not gpu"
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+type: .venv/ready
+	.venv/bin/mypy $(DIRS) tests
+
+wheel: .venv/ready
+	rm -rf dist
+	.venv/bin/python -m build
+	.venv/bin/python tests/check_wheel.py dist/*.whl
+
+check: lint type test wheel
