@@ -47,6 +47,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gemma3": lambda: transformers.Gemma3TextConfig(
         **COMMON, sliding_window=5, layer_types=["sliding_attention", "full_attention"]
     ),
+    "phi": lambda: transformers.PhiConfig(  # its head has a bias
+        **{k: v for k, v in COMMON.items() if k != "head_dim"}
+        | {"num_attention_heads": 2, "num_key_value_heads": 2}
+    ),
     "granite": lambda: transformers.GraniteConfig(**COMMON, logits_scaling=0.5),
 }
 
@@ -116,6 +120,7 @@ def assert_ranking(result: SearchResult, scores: Tensor, k: int) -> None:
 def test_wide_search_is_brute_force(name: str, normalize: Normalize) -> None:
     attention = "eager" if name == "gemma2" else "sdpa"
     model, (trie, codes), (ids, mask) = make_model(name, attention), make_trie(), make_prompts()
+    assert LevelHead(model, trie.level_token_ids).restricted  # no silent slow path
     expected = brute_force(model, ids, mask, trie, codes, normalize)
     for mode in ("tree", "expand"):
         found = constrained_beam_search(
@@ -177,10 +182,14 @@ def test_unknown_head_falls_back_to_full_logits(
         ("qwen3", True, False),
         ("llama", False, False),
         ("llama", False, True),
+        ("phi", False, True),
     ],
 )
 def test_adapters(name: str, tied: bool, lora_head: bool, normalize: Normalize) -> None:
     base, (trie, codes), (ids, mask) = make_model(name), make_trie(), make_prompts()
+    if name == "phi":
+        torch.nn.init.normal_(base.lm_head.bias)
+        torch.nn.init.normal_(base.model.final_layernorm.bias)  # else hidden states sum to 0
     plain = brute_force(base, ids, mask, trie, codes, normalize)
     tokens = torch.cat(list(trie.level_token_ids)).tolist()
     trained: Any = tokens if tied else {"embed_tokens": tokens, "lm_head": tokens}
