@@ -77,7 +77,7 @@ class TokenizerConfig(StageConfig):
     """The CF debias model."""
     alignment: AlignmentConfig = AlignmentConfig()
     """The six alignment losses."""
-    epochs: Size = 15
+    epochs: Size = 12
     """Passes over the training interactions (over users and items where alpha = beta = 0)."""
     continuous_epochs: Annotated[int, Field(ge=0)] = 2
     """First epochs without quantization; then k-means on the encoders' output sets the codebooks.
@@ -118,5 +118,10 @@ class TokenizerConfig(StageConfig):
 def tiger_config(level_sizes: tuple[int, ...] = (256, 256, 256)) -> TokenizerConfig:
     """The plain RQ-VAE over items of TIGER (arXiv 2305.05065): the same model, parts off."""
     return TokenizerConfig(
-        level_sizes=level_sizes, user_side=False, alpha=0.0, beta=0.0, epochs=200
+        level_sizes=level_sizes,
+        user_side=False,
+        alpha=0.0,
+        beta=0.0,
+        epochs=200,
+        continuous_epochs=40,
     )

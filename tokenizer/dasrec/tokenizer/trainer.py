@@ -120,7 +120,7 @@ def make_optimizer(model: Das) -> torch.optim.AdamW:
     ]
     if ids:
         groups.append({"params": ids, "lr": config.icdm.learning_rate})
-    return torch.optim.AdamW(groups, weight_decay=0.0)
+    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
 
 
 def learning_rate_scale(progress: float) -> float:
