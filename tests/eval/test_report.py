@@ -98,7 +98,7 @@ def test_same_inputs_same_fingerprint(
 def test_sid_level_counts_what_shares_the_sid(
     corpus: Corpus, write_lists: WriteLists, tmp_path: Path
 ) -> None:
-    path, sids = write_lists(), sids_of(corpus, tmp_path / "sids")
+    path, sids = write_lists(), sids_of(corpus, tmp_path / "semantic_ids")
     evaluate_recommendations(CONFIG, "random", path, corpus, tmp_path / "report", sids=sids)
     got = json.loads((tmp_path / "report" / "report.json").read_text())["test"]
     lists = load_recommendations(path, corpus)

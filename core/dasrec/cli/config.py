@@ -6,7 +6,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from dasrec.baselines import ItemKnnConfig, PopularityConfig, SasrecConfig
+from dasrec.baselines import (
+    ItemKnnConfig,
+    PopularityConfig,
+    SasrecConfig,
+    SasrecRecommendConfig,
+)
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.embed import EmbedConfig
 from dasrec.core.prepare import PrepareConfig
@@ -17,6 +22,8 @@ from dasrec.generative.retrieve import RetrieveConfig
 from dasrec.generative.sft import SftConfig
 from dasrec.ranking import RankingConfig, RerankConfig
 from dasrec.tokenizer import AssignConfig, TokenizerConfig
+
+BASELINES = ("popularity", "item_knn", "sasrec")
 
 
 class BaselinesConfig(StageConfig):
@@ -30,6 +37,9 @@ class BaselinesConfig(StageConfig):
 
     sasrec: SasrecConfig | None = None
     """Self-attentive sequential recommender."""
+
+    sasrec_lists: SasrecRecommendConfig = SasrecRecommendConfig()
+    """Its lists."""
 
 
 class GeneratorConfig(StageConfig):
@@ -99,7 +109,7 @@ class RunConfig(StageConfig):
         for name in self.tokenizers:
             if not re.fullmatch(r"[a-z0-9_]+", name):
                 raise ValueError(f"tokenizers: '{name}': use lower-case letters, digits and _")
-            if name in BaselinesConfig.model_fields:
+            if name in BASELINES:
                 raise ValueError(f"tokenizers: '{name}' is the name of a baseline; choose another")
         if self.ranking is not None and self.ranking.tokenizer not in self.tokenizers:
             known = ", ".join(self.tokenizers) or "none"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dasrec.cli.config import RunConfig
+from dasrec.cli.config import BASELINES, RunConfig
 from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.core.embeddings import Embeddings, load_embeddings
@@ -238,8 +238,9 @@ class Run:
         train = _bind(train_sasrec, config, corpus, model, seed=seed, replace=True)
         self._step("baselines", "sasrec_model", model, config.as_json(), inputs, train)
         inputs["model"] = load_manifest(model, "sasrec_model")
-        recommend = _bind(recommend_sasrec, config, model, corpus, out, seed=seed, replace=True)
-        self._step("baselines", "recommendations", out, config.as_json(), inputs, recommend)
+        lists = self.config.baselines.sasrec_lists
+        recommend = _bind(recommend_sasrec, lists, corpus, model, out, seed=seed, replace=True)
+        self._step("baselines", "recommendations", out, lists.as_json(), inputs, recommend)
 
     def _semantic_ids(
         self, name: str, corpus: Corpus, embeddings: Embeddings | None
@@ -318,7 +319,7 @@ class Run:
     def methods(self) -> list[str]:
         """Methods with recommendations, in the order of the tables."""
         section = self.config.baselines
-        names = [n for n in type(section).model_fields if getattr(section, n) is not None]
+        names = [name for name in BASELINES if getattr(section, name) is not None]
         if self.config.generator is not None:
             names += self.config.tokenizers
             if self.config.ranking is not None:

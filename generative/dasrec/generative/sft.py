@@ -25,6 +25,7 @@ from dasrec.core import (
 from dasrec.generative.base_model import load_base
 from dasrec.generative.load import ADAPTER, POINTER
 from dasrec.generative.trainer import (
+    PRIMARY,
     DataConfig,
     ProgressLog,
     SidTrainerMixin,
@@ -126,12 +127,23 @@ def sft(
     )
     trainer.plan = plan
     trainer.remove_callback(PrinterCallback)  # our log has the figures
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     before = plan.validator(model) if plan.validator is not None else {}
     log.info("%s: before fine-tuning %s", out.name, before)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    best = trainer.state.best_metric
+    improved = not before or best is None or best >= before[PRIMARY]
+    if not improved:
+        log.warning(
+            "%s: no epoch was better than the base model; the adapter is left idle", out.name
+        )
+        model.load_state_dict(start, strict=False)
     relative = os.path.relpath(base_path.resolve(), out.resolve())
-    # An absolute path would tie the adapter to this machine and change its fingerprint.
-    model.peft_config["default"].base_model_name_or_path = relative
+    adapter = model.peft_config["default"]
+    # An absolute path would tie the adapter to this machine and change its fingerprint, and so
+    # would the order of a set, which differs between processes.
+    adapter.base_model_name_or_path = relative
+    adapter.target_modules = sorted(adapter.target_modules)
 
     def payload(scratch: Path) -> None:
         model.save_pretrained(scratch / ADAPTER)
@@ -150,7 +162,8 @@ def sft(
         metrics={
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "before": before,
-            "best": trainer.state.best_metric,
+            "best": best,
+            "improved": improved,
             "log": trainer.state.log_history,
         },
         replace=replace,

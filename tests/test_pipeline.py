@@ -1,0 +1,146 @@
+"""The whole system on small generated data, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dasrec.cli.config import load_run_config
+from dasrec.core.artifacts import MANIFEST, Manifest
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+SMALL = [
+    "synthetic.num_users=150",
+    "synthetic.num_items=80",
+    "embed.lsa.dim=16",
+    "baselines.sasrec.epochs=2",
+    "baselines.sasrec.hidden=16",
+    "tokenizers.das={level_sizes: [8, 8], code_dim: 8, hidden: [16], epochs: 3, batch_size: 128}",
+    "tokenizers.tiger={level_sizes: [8, 8], code_dim: 8, hidden: [16], epochs: 3, batch_size: 64, "
+    "user_side: false, alpha: 0, beta: 0}",
+    "generator.pretrain.base.scratch.options={n_embd: 16, n_layer: 1, n_head: 2, n_positions: 128}",
+    "generator.pretrain.base.scratch.text_vocab_size=300",
+    "generator.pretrain.validation_queries=30",
+    "generator.pretrain.trainer.num_train_epochs=3",
+    "generator.sft.validation_queries=30",
+    "generator.sft.trainer.num_train_epochs=1",
+    "ranking.train.epochs=1",
+    "ranking.train.model={embedding_dim: 4, hidden_dims: [8]}",
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_builds(path: Path) -> None:
+    assert load_run_config(path).name
+
+
+def dasrec(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dasrec.cli.main", *arguments],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
+    return output
+
+
+def fingerprints(run: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(run.rglob(MANIFEST)):
+        manifest = Manifest(**json.loads(path.read_text()))
+        found[path.parent.relative_to(run).as_posix()] = manifest.fingerprint
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("run") / "a"
+    return out, finish(dasrec("run", "configs/quickstart.yaml", *SMALL, "--out", str(out)))
+
+
+def test_a_run_ends_with_metrics_and_recommendations(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    for words in ("Semantic IDs of items", "test, full catalogue", "Recommended", "SYNTHETIC"):
+        assert words in printed
+    results = json.loads((out / "results.json").read_text())
+    methods = {"popularity", "item_knn", "sasrec", "das", "tiger", "das_ranked"}
+    assert set(results["methods"]) == methods
+    for splits in results["methods"].values():
+        assert set(splits) == {"valid", "test"}
+        assert splits["test"]["all"]["invalid_rate@10"] == 0
+        assert 0 <= splits["test"]["all"]["recall@10"] <= 1
+    assert set(results["ranking"]) == {"id_only", "das"}
+    assert not list(out.rglob(".*.work"))
+
+
+def test_a_second_run_has_nothing_to_do(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    before = fingerprints(out)
+    printed = finish(dasrec("run", "configs/quickstart.yaml", *SMALL, "--out", str(out)))
+    assert "..." not in printed.split("Semantic IDs of items")[0]
+    assert fingerprints(out) == before
+
+
+def test_a_killed_run_goes_on_to_the_same_artifacts(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    out, arguments = tmp_path / "b", ["run", "configs/quickstart.yaml", *SMALL]
+    kills = [".das.work/checkpoint.pt", ".das.work/checkpoint-*/trainer_state.json"]
+    for pattern in kills:  # in the tokenizer's training, then in the generator's
+        process = dasrec(*arguments, "--out", str(out))
+        while process.poll() is None and not list(out.rglob(pattern)):
+            time.sleep(0.02)
+        assert process.poll() is None, finish(process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(dasrec(*arguments, "--out", str(out)))
+    assert fingerprints(out) == fingerprints(finished[0])
+
+
+def test_recommend_names_items_and_unknown_ids(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    users = json.loads((out / "corpus" / "sizes.json").read_text())["num_users"]
+    assert users > 0
+    from dasrec.core import load_corpus
+
+    corpus = load_corpus(out / "corpus")
+    user, items = corpus.users["user_id"][0], corpus.items["item_id"][:3].to_list()
+    arguments = ["recommend", "--run", str(out), "-k", "4"]
+    known = dasrec(*arguments, "--user", user)
+    given = dasrec(*arguments, "--history", ",".join(items), "--exclude-seen")
+    wrong = dasrec(*arguments, "--history", "nothing")
+    assert user in finish(known)
+    printed = finish(given).split("Recommended")[1]
+    assert printed.count("I0") == 4
+    assert not any(item in printed for item in items)
+    assert "item 'nothing' is not in the corpus" in finish(wrong, code=2)
+
+
+def test_mistakes_end_with_one_message(tmp_path: Path) -> None:
+    mistakes = {
+        ("run", "configs/nope.yaml"): "configs/nope.yaml: no such config file",
+        ("run", "configs/quickstart.yaml", "tokenizers.das.epoch=1"): "did you mean 'epochs'?",
+        ("run", "configs/amazon_beauty.yaml"): "give its folder with --data PATH",
+        ("sft", "configs/quickstart.yaml", "--out", str(tmp_path)): "no 'corpus' artifact here",
+    }
+    started = {message: dasrec(*arguments) for arguments, message in mistakes.items()}
+    for message, process in started.items():
+        printed = finish(process, code=2)
+        assert message in printed
+        assert "Traceback" not in printed
+    assert not list(tmp_path.iterdir())
