@@ -107,7 +107,7 @@ def test_lora_trains_its_matrices_and_the_new_rows_and_nothing_else(
     wrapped.train()
     optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=1.0)
     hidden = wrapped(input_ids=ids, output_hidden_states=True).hidden_states[-1]
-    SidLoss(vocabulary)(wrapped, hidden, labels).total.backward()  # type: ignore[no-untyped-call]
+    SidLoss(vocabulary)(wrapped, hidden, labels).total.backward()
     optimizer.step()
     merged: Any = wrapped.merge_and_unload()
     new = torch.tensor(vocabulary.new_token_ids)

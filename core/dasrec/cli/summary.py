@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from dasrec.cli.pipeline import Run
@@ -79,8 +80,9 @@ def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
 
     method = next(iter(run.config.tokenizers))
     recommender = Recommender(run.out, method)
-    for row in corpus.queries("test")[:SHOWN_USERS]:
-        user = int(corpus.user_idx[row])
+    queries = corpus.queries("test")
+    users, first = np.unique(corpus.user_idx[queries], return_index=True)
+    for user, row in zip(users[:SHOWN_USERS].tolist(), queries[first], strict=False):
         past = corpus.item_idx[corpus.user_start[user] : row]
         history = corpus.items["item_id"][past.astype(int)].to_list()
         found = recommender.recommend(corpus.users["user_id"][user], history, k=5)
