@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pytest
 
@@ -29,7 +30,8 @@ def write_corpus(
     """A corpus of exposures sorted by (user, time); the clicked ones are its interactions."""
     num_users, num_items = sizes
     click = label > 0
-    before = np.cumsum(click) - click  # interactions before the row, of all users: a global row
+    # interactions before the row, of all users: a global row
+    before: npt.NDArray[np.int64] = np.cumsum(click) - click
     exposures = Impressions(
         user.astype(np.int32),
         item.astype(np.int32),

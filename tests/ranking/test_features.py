@@ -108,6 +108,7 @@ def test_later_events_change_no_score(small: Any, make_corpus: Callable[..., Cor
         rows = np.flatnonzero(time <= cut)
         torch.manual_seed(0)
         impressions = corpus.impressions
+        assert impressions is not None
         model = build_model(small, FeatureConfig())
         batch = HistorySource(corpus, 50, CPU).batch(
             torch.from_numpy(user[rows]),
@@ -130,7 +131,8 @@ def test_match_counts_equal_brute_force(small: Any) -> None:
     model = build_model(small, FeatureConfig(max_history=12))
     rows = to_tensors(impression_rows(small.corpus, "test"), CPU)
     batch = HistorySource(small.corpus, 12, CPU).batch(rows.user_M, rows.item_M, rows.end_M)
-    seen = []
+    seen: list[torch.Tensor] = []
+    assert model.attention is not None
     handle = model.attention.register_forward_hook(lambda _, inputs, __: seen.append(inputs[2]))
     model(batch)
     handle.remove()
@@ -159,7 +161,7 @@ def test_match_counts_equal_brute_force(small: Any) -> None:
     ],
 )
 def test_every_table_that_is_on_gets_a_gradient(small: Any, off: str) -> None:
-    values = {"hash_size": 512, "sid_cross": 2}
+    values: dict[str, Any] = {"hash_size": 512, "sid_cross": 2}
     everything = dict(build_model(small, FeatureConfig(**values)).named_parameters())
     switch = 0 if off == "sid_cross" else False
     model = build_model(small, FeatureConfig(**values | {off: switch}))

@@ -1,7 +1,7 @@
 """Attention, cross network and prefix matching against plain loops."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dasrec.ranking.layers import CrossNetwork, TargetAttention, prefix_matches
 
@@ -44,8 +44,11 @@ def test_cross_network_equals_its_formula() -> None:
     torch.manual_seed(0)
     layer = CrossNetwork(4, 2)
     x0 = torch.randn(3, 4)
-    x1 = x0 * (x0 @ layer.layers[0].weight.T + layer.layers[0].bias) + x0
-    x2 = x0 * (x1 @ layer.layers[1].weight.T + layer.layers[1].bias) + x1
+    first, second = layer.layers
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    x1 = x0 * (x0 @ first.weight.T + first.bias) + x0
+    x2 = x0 * (x1 @ second.weight.T + second.bias) + x1
     torch.testing.assert_close(layer(x0), x2)
 
 

@@ -32,7 +32,7 @@ def parts(implicit: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     target = corpus.item_idx[queries]
     absent = ~(items == target[:, None]).any(1)
     items[absent, 0] = target[absent]
-    scores = np.tile(-np.arange(WIDTH, dtype=np.float32) / 10, (len(queries), 1))
+    scores = np.tile(-np.arange(WIDTH, dtype=np.float32) / np.float32(10), (len(queries), 1))
     items[::5, WIDTH - 3 :] = -1
     scores[::5, WIDTH - 3 :] = -np.inf
     candidates = Recommendations(queries, items.astype(np.int32), scores)

@@ -29,16 +29,16 @@ def test_scores_survive_saving_and_do_not_depend_on_the_batch(tmp_path: Path, sm
     ranker = load_ranker(tmp_path / "ranker", small.corpus, small.sids)
     impressions = small.corpus.impressions
     rows = np.flatnonzero(impressions.split == SPLITS["test"])
-    columns = [
+    user, item, end = (
         np.asarray(c)[rows]
         for c in (impressions.user_idx, impressions.item_idx, impressions.history_end)
-    ]
-    logits = ranker.score(*columns)
-    report = ctr_report(columns[0], impressions.label[rows], logits)
+    )
+    logits = ranker.score(user, item, end)
+    report = ctr_report(user, impressions.label[rows], logits)
     for name, value in manifest.metrics["test"]["all"].items():
         assert value == pytest.approx(report[name], abs=1e-6), name
     order = np.random.default_rng(0).permutation(len(rows))
-    mixed = ranker.score(*(c[order] for c in columns), batch_size=7)
+    mixed = ranker.score(user[order], item[order], end[order], batch_size=7)
     np.testing.assert_allclose(mixed, logits[order], atol=1e-5)
     stored = json.loads((tmp_path / "ranker" / "metrics.json").read_text())
     assert stored["test"] == manifest.metrics["test"]
