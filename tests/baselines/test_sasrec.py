@@ -12,10 +12,11 @@ from dasrec.baselines import (
     SasrecRecommendConfig,
     load_sasrec,
     recommend_sasrec,
+    sasrec_artifact,
     sasrec_train,
     train_sasrec,
 )
-from dasrec.baselines.sasrec_train import query_states
+from dasrec.baselines.sasrec_artifact import score_queries
 from dasrec.core import Corpus, load_recommendations
 
 MakeCorpus = Callable[..., Corpus]
@@ -53,11 +54,16 @@ def test_padding_changes_nothing(model: Sasrec) -> None:
     torch.testing.assert_close(model(padded)[:, :6], model(items))
 
 
-def test_scores_are_of_items_not_of_padding(model: Sasrec) -> None:
-    states = model(torch.randint(20, (2, 3)))[:, -1]
-    scores = model.score(states)
-    assert scores.shape == (2, 20)
-    torch.testing.assert_close(model.score(states, torch.tensor([3, 7])), scores[:, [3, 7]])
+def test_the_repeat_bias_is_added_once_to_what_the_sequence_holds(model: Sasrec) -> None:
+    items = torch.tensor([[3, 5, 3], [1, 1, 1]])
+    states = model(items)[:, -1]
+    with torch.no_grad():
+        model.repeat_bias.fill_(-2.5)
+    scores = model.score(states, items)
+    expected = states @ model.items.weight[:20].T  # not of padding
+    expected[0, [3, 5]] -= 2.5
+    expected[1, 1] -= 2.5
+    torch.testing.assert_close(scores, expected)
 
 
 def test_batches_change_no_score(
@@ -67,12 +73,14 @@ def test_batches_change_no_score(
     sequences = [rng.integers(0, 20, rng.integers(3, 18)).tolist() for _ in range(30)]
     corpus = make_corpus(sequences, 20)
     queries = corpus.queries("test")
-    together = query_states(model, corpus, queries)
-    monkeypatch.setattr(sasrec_train, "SCORE_BATCH", 4)
-    torch.testing.assert_close(query_states(model, corpus, queries), together)
-    for row, sequence in enumerate(sequences):  # all but the last event, the latest ten
-        alone = model(torch.tensor([sequence[:-1][-10:]]))[0, -1]
-        torch.testing.assert_close(together[row], alone)
+    with torch.no_grad():
+        together = score_queries(model, corpus, queries)
+        monkeypatch.setattr(sasrec_artifact, "SCORE_BATCH", 4)
+        torch.testing.assert_close(score_queries(model, corpus, queries), together)
+        for row, sequence in enumerate(sequences):  # all but the last event, the latest ten
+            items = torch.tensor([sequence[:-1][-10:]])
+            alone = model.score(model(items)[:, -1], items)[0]
+            torch.testing.assert_close(together[row], alone)
 
 
 @pytest.mark.parametrize("num_negatives", [None, 12])
@@ -137,7 +145,7 @@ def test_test_queries_read_the_validation_event(make_corpus: MakeCorpus, model: 
     one = make_corpus([[1, 2, 3, 4, 5]], 20, "one")
     two = make_corpus([[1, 2, 3, 9, 5]], 20, "two")
     three = make_corpus([[1, 2, 3, 4, 9]], 20, "three")
-    states = [query_states(model, corpus, corpus.queries("test")) for corpus in (one, two, three)]
+    states = [score_queries(model, corpus, corpus.queries("test")) for corpus in (one, two, three)]
     assert not torch.equal(states[0], states[1])
     assert torch.equal(states[0], states[2])
 

@@ -3,8 +3,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
-from dasrec.baselines.sequences import pad, shuffled_batches, training_windows
+from dasrec.baselines.sequences import (
+    pad,
+    repeat_log_rate,
+    seen_at,
+    shuffled_batches,
+    training_windows,
+)
 from dasrec.core import Ragged
 
 LENGTHS = [0, 1, 2, 5, 6, 7, 11, 13]
@@ -59,3 +66,17 @@ def test_batches_cover_everything_once_and_hold_like_lengths() -> None:
     assert all((a == b).all() for a, b in zip(batches, again, strict=True))
     other = list(shuffled_batches(length, 16, np.random.default_rng(2)))
     assert any(set(a) != set(b) for a, b in zip(batches, other, strict=True))
+
+
+def test_seen_at_grows_along_the_sequence() -> None:
+    items = torch.tensor([[4, 5, 6, 9], [7, 8, 9, 9]])  # 9 is padding
+    seen = seen_at(items, items < 9)
+    assert [set(row) for row in seen.tolist()] == [{4}, {4, 5}, {4, 5, 6}, {7}, {7, 8}]
+
+
+def test_repeat_log_rate_counts_targets_met_before() -> None:
+    sequences = Ragged(np.array([0, 1, 0, 0, 2, 1, 2, 1], np.int32), np.array([0, 4, 8]))
+    # windows 0 1 0 0 and 2 1 2 1: 6 targets, 4 of them repeats
+    assert repeat_log_rate(training_windows(sequences, 50)) == pytest.approx(np.log(5 / 7))
+    fresh = Ragged(np.arange(8, dtype=np.int32), np.array([0, 4, 8]))
+    assert repeat_log_rate(training_windows(fresh, 50)) == pytest.approx(np.log(1 / 7))

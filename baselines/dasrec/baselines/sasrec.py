@@ -1,13 +1,15 @@
 """SASRec: a causal transformer over the item sequence, tied to the item embeddings.
 
-Kang and McAuley 2018 (arXiv:1808.09781), pre-norm, without their binary loss: the training stage
-uses a softmax over the catalogue or over many negatives, which is what makes the model strong
-(Klenitskiy and Vasilev 2023, arXiv:2309.07602).
+Kang and McAuley 2018 (arXiv:1808.09781), pre-norm, and two changes that make it strong: the
+training stage uses a softmax over the catalogue or over many negatives instead of the binary loss
+(Klenitskiy and Vasilev 2023, arXiv:2309.07602), and one learned number, the repeat bias, is added
+to the score of every item that the sequence already holds. Tied embeddings make an item the best
+match of itself; without the bias the model spends its capacity on unlearning that.
 
 Sequences are padded on the right; a causal mask then keeps padding out of every real position, so
 no padding mask is needed. Positions count from the sequence's start.
 
-Shape letters: B sequences, T places, D hidden size, H heads, P real positions, N items scored.
+Shape letters: B sequences, T places, D hidden size, H heads, P states, I items.
 """
 
 import torch
@@ -27,6 +29,7 @@ class Sasrec(nn.Module):
         num_heads: int,
         max_length: int,
         dropout: float,
+        repeat_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_items, self.max_length = num_items, max_length
@@ -36,6 +39,7 @@ class Sasrec(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(_Block(hidden, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden)
+        self.repeat_bias = nn.Parameter(torch.tensor(repeat_bias))
         for embedding in (self.items, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -48,10 +52,21 @@ class Sasrec(nn.Module):
         normed: Tensor = self.norm(x_BTD)
         return normed
 
-    def score(self, states_PD: Tensor, items_N: Tensor | None = None) -> Tensor:
-        """(P, N) logits of `items_N`, by default of the whole catalogue."""
-        weights = self.items.weight[:-1] if items_N is None else self.items(items_N)
-        return states_PD @ weights.T
+    @property
+    def item_weights(self) -> Tensor:
+        """(I, D) embeddings of the catalogue."""
+        return self.items.weight[:-1]
+
+    def score(self, states_PD: Tensor, seen_PT: Tensor) -> Tensor:
+        """(P, I) logits of the whole catalogue.
+
+        Args:
+            states_PD: the state after the last event of each sequence.
+            seen_PT: the sequence's items; a row may name an item several times.
+        """
+        logits_PI = states_PD @ self.item_weights.T
+        biased_PT = logits_PI.gather(1, seen_PT) + self.repeat_bias
+        return logits_PI.scatter(1, seen_PT, biased_PT)
 
 
 class _Block(nn.Module):
@@ -70,6 +85,9 @@ class _Block(nn.Module):
         for linear in (self.qkv, self.attention_out, self.feed_in, self.feed_out):
             nn.init.xavier_normal_(linear.weight)
             nn.init.zeros_(linear.bias)
+        # Branches start at zero: small embeddings would drown in the output of a fresh layer.
+        nn.init.zeros_(self.attention_out.weight)
+        nn.init.zeros_(self.feed_out.weight)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         B, T, D = x_BTD.shape

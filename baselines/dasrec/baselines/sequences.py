@@ -72,3 +72,21 @@ def shuffled_batches(
     ]
     for index in generator.permutation(len(batches)):
         yield batches[index]
+
+
+def seen_at(items_BT: Tensor, real_BT: Tensor) -> Tensor:
+    """(P, T) items up to and with each of the P real positions, filled up with the first one."""
+    length = items_BT.shape[1]
+    earlier_TT = torch.ones(length, length, dtype=torch.bool, device=items_BT.device).tril()
+    seen_BTT = torch.where(earlier_TT, items_BT[:, None, :], items_BT[:, :1, None])
+    return seen_BTT[real_BT]
+
+
+def repeat_log_rate(windows: Windows) -> float:
+    """Log of the share of targets that their window already holds, counting one more repeat."""
+    row = np.repeat(np.arange(len(windows.length)), windows.length + 1)
+    start = np.cumsum(windows.length + 1) - windows.length - 1
+    place = np.arange(len(row)) - start[row]
+    item = windows.values[windows.first[row] + place].astype(np.int64)
+    distinct = len(np.unique(row * (int(windows.values.max()) + 1) + item))
+    return float(np.log((len(row) - distinct + 1) / (windows.length.sum() + 1)))

@@ -1,6 +1,9 @@
 """Cross-entropy over the whole catalogue, or over a sample that stands for it.
 
-Shape letters: P positions, D hidden size, I items, N sampled items, C positions of a chunk.
+Both add one number, the repeat bias, to the logits of what a sequence already holds.
+
+Shape letters: P positions, D hidden size, I items, N sampled items, T places, C positions of a
+chunk.
 """
 
 import math
@@ -14,14 +17,25 @@ CHUNK = 128
 """Positions whose logits exist at a time: at 12,000 items 6 MB, which stays in the cache."""
 
 
-def catalogue_loss(states_PD: Tensor, weights_ID: Tensor, targets_P: Tensor) -> Tensor:
-    """Mean over positions of -log softmax(state . weights)[target].
+def catalogue_loss(
+    states_PD: Tensor, weights_ID: Tensor, targets_P: Tensor, seen_PT: Tensor, repeat_bias: Tensor
+) -> Tensor:
+    """Mean over positions of -log softmax(state . weights + repeat_bias [seen])[target].
 
-    The same number and gradients as `cross_entropy(states @ weights.T, targets)`, but logits and
-    their gradients are made chunk by chunk and never kept: about twice as fast on a CPU, and the
-    memory does not grow with positions times items.
+    The same number and gradients as `cross_entropy` of the (P, I) logits, but logits and their
+    gradients are made chunk by chunk and never kept: about twice as fast on a CPU, and the memory
+    does not grow with positions times items.
+
+    Args:
+        states_PD: the model's state at every position.
+        weights_ID: embeddings of all items.
+        targets_P: the item that came next.
+        seen_PT: the items up to each position; a row may name an item several times.
+        repeat_bias: scalar.
     """
-    loss: Tensor = _CatalogueLoss.apply(states_PD, weights_ID, targets_P)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CatalogueLoss.apply(  # type: ignore[no-untyped-call]
+        states_PD, weights_ID, targets_P, seen_PT, repeat_bias
+    )
     return loss
 
 
@@ -29,15 +43,23 @@ class _CatalogueLoss(torch.autograd.Function):
     """Computes gradients in the forward pass, while a chunk's probabilities are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, states_PD: Tensor, weights_ID: Tensor, targets_P: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        states_PD: Tensor,
+        weights_ID: Tensor,
+        targets_P: Tensor,
+        seen_PT: Tensor,
+        repeat_bias: Tensor,
+    ) -> Tensor:
         num_positions = len(targets_P)
         states_grad_PD = torch.empty_like(states_PD)
         weights_grad_ID = torch.zeros_like(weights_ID)
-        total = states_PD.new_zeros(())
+        total, bias_grad = states_PD.new_zeros(()), states_PD.new_zeros(())
         for start in range(0, num_positions, CHUNK):
-            states_CD = states_PD[start : start + CHUNK]
-            target_C1 = targets_P[start : start + CHUNK, None]
-            logits_CI = states_CD @ weights_ID.T
+            chunk = slice(start, start + CHUNK)
+            target_C1, seen_CT = targets_P[chunk, None], seen_PT[chunk]
+            logits_CI = states_PD[chunk] @ weights_ID.T
+            logits_CI.scatter_(1, seen_CT, logits_CI.gather(1, seen_CT) + repeat_bias)
             target_logit_C1 = logits_CI.gather(1, target_C1)
             highest_C1 = logits_CI.amax(1, keepdim=True)
             exp_CI = logits_CI.sub_(highest_C1).exp_()
@@ -46,30 +68,45 @@ class _CatalogueLoss(torch.autograd.Function):
             # d loss / d logits = (softmax - one_hot) / P
             grad_CI = exp_CI.mul_(1 / (sum_C1 * num_positions))
             grad_CI.scatter_add_(1, target_C1, torch.full_like(sum_C1, -1 / num_positions))
-            states_grad_PD[start : start + CHUNK] = grad_CI @ weights_ID
-            weights_grad_ID.addmm_(grad_CI.T, states_CD)
-        ctx.save_for_backward(states_grad_PD, weights_grad_ID)
+            states_grad_PD[chunk] = grad_CI @ weights_ID
+            weights_grad_ID.addmm_(grad_CI.T, states_PD[chunk])
+            # A row's gradients sum to 0, so those of the seen items are minus the rest.
+            bias_grad -= grad_CI.scatter_(1, seen_CT, 0.0).sum()
+        ctx.save_for_backward(states_grad_PD, weights_grad_ID, bias_grad)
         return total / num_positions
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        states_grad_PD, weights_grad_ID = ctx.saved_tensors
-        return states_grad_PD * grads[0], weights_grad_ID * grads[0], None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor]:
+        states_grad_PD, weights_grad_ID, bias_grad = ctx.saved_tensors
+        (grad,) = grads
+        return states_grad_PD * grad, weights_grad_ID * grad, None, None, bias_grad * grad
 
 
 def sampled_loss(
-    states_PD: Tensor, embedding: torch.nn.Embedding, targets_P: Tensor, negatives_N: Tensor
+    states_PD: Tensor,
+    weights_ID: Tensor,
+    targets_P: Tensor,
+    seen_PT: Tensor,
+    repeat_bias: Tensor,
+    negatives_N: Tensor,
 ) -> Tensor:
-    """Mean sampled-softmax loss with negatives drawn evenly from the catalogue (last row: padding).
+    """Mean sampled-softmax loss with negatives drawn evenly from the catalogue.
 
-    Negatives are shared by all positions and stand for the I - 1 items that are not the target, so
-    log((I - 1) / N) is added to their logits (Bengio and Senecal 2008): the loss then estimates
-    the loss over the catalogue. A negative that is a position's target is left out there.
+    Negatives are different items, shared by all positions. They stand for the I - 1 items that are
+    not the target, so log((I - 1) / N) is added to their logits (Bengio and Senecal 2008): the
+    loss then estimates `catalogue_loss`, whose other arguments it shares. A negative that is a
+    position's target is left out there.
     """
-    num_items = embedding.num_embeddings - 1
-    positive_P1 = (states_PD * embedding(targets_P)).sum(1, keepdim=True)
-    logits_PN = states_PD @ embedding(negatives_N).T
-    logits_PN = logits_PN + math.log((num_items - 1) / len(negatives_N))
+    num_items, num_negatives = len(weights_ID), len(negatives_N)
+    positive_P = (states_PD * weights_ID[targets_P]).sum(1)
+    positive_P = positive_P + repeat_bias * (seen_PT == targets_P[:, None]).any(1)
+    # The column of each seen item among the negatives; the others share a column that is cut off.
+    column_I = torch.full((num_items,), num_negatives, device=negatives_N.device)
+    column_I[negatives_N] = torch.arange(num_negatives, device=negatives_N.device)
+    repeats_PN = states_PD.new_zeros(len(states_PD), num_negatives + 1)
+    repeats_PN = repeats_PN.scatter_(1, column_I[seen_PT], 1.0)[:, :-1]
+    logits_PN = states_PD @ weights_ID[negatives_N].T + repeat_bias * repeats_PN
+    logits_PN = logits_PN + math.log((num_items - 1) / num_negatives)
     logits_PN = logits_PN.masked_fill(negatives_N == targets_P[:, None], -math.inf)
-    logits = torch.cat([positive_P1, logits_PN], dim=1)
+    logits = torch.cat([positive_P[:, None], logits_PN], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(targets_P))
