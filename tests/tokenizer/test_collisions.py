@@ -88,9 +88,9 @@ def test_reassign_last_is_the_greedy_rule(world: tuple[SidTable, np.ndarray, np.
 
 
 def test_reassign_last_refuses_what_cannot_be_done() -> None:
-    codes = np.zeros((3, 2), np.int64)
+    codes, zeros = np.zeros((3, 2), np.int64), np.zeros((3, 1), np.float32)
     with pytest.raises(ValueError, match=r"at most 2 items under one prefix.*got 3.*extra_level"):
-        reassign_last(codes, np.zeros((3, 1)), np.zeros((2, 1)), np.zeros(3, int))
+        reassign_last(codes, zeros[:3], zeros[:2], np.zeros(3, int))
 
 
 def test_share_changes_nothing(world: tuple[SidTable, np.ndarray, np.ndarray]) -> None:

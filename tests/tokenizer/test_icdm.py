@@ -40,9 +40,9 @@ def test_losses_are_their_formulas() -> None:
         [[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 1]], dtype=torch.bool
     )
     item_ids = [items[k] for k in at_item]
-    rows = [torch.tensor(index) for index in (at_user, at_item, item_ids)]
+    row_of_user, row_of_item, ids = map(torch.tensor, (at_user, at_item, item_ids))
     with torch.no_grad():
-        losses = icdm.losses(user, item, *rows, clicked)
+        losses = icdm.losses(user, item, row_of_user, row_of_item, ids, clicked)
         user, item = (Factors(*(part.detach() for part in side)) for side in (user, item))
 
     def softmax_loss(u: Tensor, i: Tensor, log_q_of: list[float]) -> float:
@@ -156,7 +156,7 @@ def test_true_factors_carry_less_popularity_and_more_interest(tmp_path: Path, se
     liking = truth["user_interest"][users] @ truth["item_interest"][items].T
     popularity_r2, interest_r2, crowd, taste = {}, {}, {}, {}
     for variant in ("none", "cd2an"):
-        config = IcdmConfig(variant=variant)  # type: ignore[arg-type]
+        config = IcdmConfig(variant=variant)
         c_users, c_items = train_factors(corpus, config, steps=200)
         popularity_r2[variant] = linear_r2(c_items[items], np.log(count[items]))
         interest = truth["user_interest"][users]

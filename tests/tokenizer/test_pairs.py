@@ -120,8 +120,8 @@ def test_only_training_rows_are_seen(make_world: MakeWorld) -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
-    for a, b in zip(popularity_statistics(one), popularity_statistics(two), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for c, d in zip(popularity_statistics(one), popularity_statistics(two), strict=True):
+        np.testing.assert_array_equal(c, d)
 
 
 def test_statistics_by_hand(corpus: Corpus) -> None:
