@@ -300,3 +300,24 @@ def test_weights_do_not_depend_on_test_items(world: World, tmp_path: Path) -> No
         pretrain(config, corpus, sids, root / "base")
         digests.append(load_manifest(root / "base", "base_model").files["model.safetensors"])
     assert digests[0] == digests[1]
+
+
+def test_seen_items_are_left_out_if_training_never_repeats(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    corpus = world.corpus
+    seen = {
+        int(q): set(corpus.item_idx[corpus.user_start[corpus.user_idx[q]] : q].tolist())
+        for split in ("valid", "test")
+        for q in corpus.queries(split)  # type: ignore[arg-type]
+    }
+    for rule, excluded in (("never", False), ("as_in_training", True), ("always", True)):
+        config = RetrieveConfig(num_beams=48, num_items=36, exclude_seen=rule)  # type: ignore[arg-type]
+        retrieve(config, trained / "lm", corpus, world.sids, tmp_path / rule)
+        lists = load_recommendations(tmp_path / rule, corpus)
+        overlap = [
+            bool(seen[int(q)] & set(row.tolist()))
+            for q, row in zip(lists.queries, lists.item_idx, strict=True)
+        ]
+        assert any(overlap) is not excluded
+        assert (lists.item_idx >= 0).all()

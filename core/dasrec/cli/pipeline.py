@@ -128,7 +128,8 @@ class Run:
         log.info("%-9s %s ...", stage, title)
         began = time.perf_counter()
         run()
-        self.seconds[title] = time.perf_counter() - began
+        # Read again: another call may have run other stages of this run meanwhile.
+        self.seconds = self._read_seconds() | {title: time.perf_counter() - began}
         (self.out / SECONDS).write_text(json.dumps(self.seconds, indent=2) + "\n")
         log.info("%-9s %s: done in %.0f s", stage, title, self.seconds[title])
 

@@ -5,15 +5,17 @@ Shape letters: Q queries, B prompts of a batch, T tokens, W items per list.
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dasrec.core import (
     Corpus,
     Manifest,
+    Ragged,
     Recommendations,
     SemanticIds,
     StageConfig,
@@ -47,6 +49,10 @@ class RetrieveConfig(StageConfig):
     use_user_sid: bool = True
     """Start the prompt with the user's SID where the generator knows user SIDs."""
 
+    exclude_seen: Literal["never", "always", "as_in_training"] = "never"
+    """Keep items of the user's history out of the list, inside the search. `as_in_training` does
+    so if no user has the same item twice in the training interactions."""
+
 
 def build_trie(corpus: Corpus, sids: SemanticIds, vocabulary: SidVocabulary) -> SidTrie:
     """The catalogue's trie; items that share a SID are ordered by training popularity."""
@@ -64,6 +70,8 @@ def generate_lists(
     trie: SidTrie,
     prompts: TokenSequences,
     config: RetrieveConfig,
+    *,
+    excluded: Ragged | None = None,
     progress: str | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Generate one list per prompt.
@@ -73,6 +81,7 @@ def generate_lists(
         trie: the catalogue.
         prompts: token sequences, in any order; batches are formed by length.
         config: beams, list length, batch size.
+        excluded: per prompt the items that must not be in its list.
         progress: name for progress lines; None logs nothing.
 
     Returns:
@@ -100,6 +109,7 @@ def generate_lists(
             trie,
             num_beams=config.num_beams,
             num_items=config.num_items,
+            excluded_items=None if excluded is None else _padded(excluded, rows).to(device),
             certify=False,
             head=head,
         )
@@ -110,6 +120,34 @@ def generate_lists(
             shown = done
             log.info("%s: %d/%d queries", progress, done, len(order))
     return items, scores
+
+
+def _padded(items: Ragged, rows: npt.NDArray[np.int64]) -> Tensor:
+    """(B, E) the items of some rows, padded with -1."""
+    lengths = items.starts[rows + 1] - items.starts[rows]
+    place = np.arange(max(1, int(lengths.max(initial=0))))
+    real = place < lengths[:, None]
+    padded = np.full(real.shape, -1, np.int64)
+    padded[real] = items.values[(items.starts[rows][:, None] + place)[real]]
+    return torch.from_numpy(padded)
+
+
+def seen_items(
+    config: RetrieveConfig, corpus: Corpus, queries: npt.NDArray[np.int64]
+) -> Ragged | None:
+    """What to exclude per query under `config.exclude_seen`: all events before it, or nothing."""
+    if config.exclude_seen == "never":
+        return None
+    if config.exclude_seen == "as_in_training" and training_repeats(corpus):
+        return None
+    return corpus.histories(queries, len(corpus.item_idx))
+
+
+def training_repeats(corpus: Corpus) -> bool:
+    """Whether any user has an item twice in the training interactions."""
+    rows = corpus.train_rows
+    pairs = corpus.user_idx[rows].astype(np.int64) * corpus.num_items + corpus.item_idx[rows]
+    return len(np.unique(pairs)) < len(pairs)
 
 
 def query_prompts(
@@ -144,7 +182,10 @@ def retrieve(
     builder = SequenceBuilder(sids, generator.vocabulary)
     queries = np.sort(np.concatenate([corpus.queries("valid"), corpus.queries("test")]))
     prompts = query_prompts(corpus, builder, queries, config.max_history, config.use_user_sid)
-    items, scores = generate_lists(generator.model, trie, prompts, config, progress=out.name)
+    excluded = seen_items(config, corpus, queries)
+    items, scores = generate_lists(
+        generator.model, trie, prompts, config, excluded=excluded, progress=out.name
+    )
     return write_recommendations(
         out,
         config.as_json(),
@@ -155,6 +196,9 @@ def retrieve(
         },
         Recommendations(queries, items, scores),
         seed=seed,
-        metrics={"invalid_items": int(((items < 0) & np.isfinite(scores)).sum())},
+        metrics={
+            "invalid_items": int(((items < 0) & np.isfinite(scores)).sum()),
+            "seen_excluded": excluded is not None,
+        },
         replace=replace,
     )

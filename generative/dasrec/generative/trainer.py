@@ -15,7 +15,13 @@ from dasrec.core import Corpus, SemanticIds, StageConfig, generator
 from dasrec.eval.ranking_metrics import ranking_metrics
 from dasrec.generative.batches import LengthGroupedBatches, SequenceCollator
 from dasrec.generative.loss import SidLoss
-from dasrec.generative.retrieve import RetrieveConfig, build_trie, generate_lists, query_prompts
+from dasrec.generative.retrieve import (
+    RetrieveConfig,
+    build_trie,
+    generate_lists,
+    query_prompts,
+    seen_items,
+)
 from dasrec.generative.sequences import SequenceBuilder, sequence_dataset, text_dataset
 from dasrec.generative.vocabulary import SidVocabulary
 
@@ -61,6 +67,7 @@ class Validator:
         chosen = np.sort(rng.permutation(queries)[: config.validation_queries])
         self.targets = corpus.item_idx[chosen]
         self.prompts = query_prompts(corpus, builder, chosen, config.max_history)
+        self.excluded = seen_items(RetrieveConfig(exclude_seen="as_in_training"), corpus, chosen)
         self.trie = build_trie(corpus, sids, builder.vocabulary)
         width = min(20, corpus.num_items)
         self.retrieve = RetrieveConfig(num_beams=config.validation_beams, num_items=width)
@@ -69,7 +76,9 @@ class Validator:
         """Metrics of `model`, which is left in the mode it came in."""
         was_training = model.training
         model.eval()
-        items, _ = generate_lists(model, self.trie, self.prompts, self.retrieve)
+        items, _ = generate_lists(
+            model, self.trie, self.prompts, self.retrieve, excluded=self.excluded
+        )
         model.train(was_training)
         found = ranking_metrics(items, self.targets, (10,))
         return {PRIMARY: found[PRIMARY], "recall@10": found["recall@10"]}
