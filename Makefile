@@ -2,11 +2,13 @@
 PYTHON ?= python3
 DIRS = core tokenizer generative ranking baselines eval
 
-# pip takes the versions of constraints.txt; edit its torch line for a CUDA build.
+# Versions are those of constraints.txt. TORCH_INDEX chooses the build of torch, e.g.
+#   make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade pip  # dependency groups need pip >= 25.1
-	.venv/bin/pip install --quiet --constraint constraints.txt torch
+	.venv/bin/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	.venv/bin/pip install --quiet --constraint constraints.txt -e . --group dev
 	touch $@
 
