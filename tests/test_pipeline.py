@@ -12,6 +12,7 @@ import pytest
 
 from dasrec.cli.config import load_run_config
 from dasrec.core.artifacts import MANIFEST, Manifest
+from dasrec.eval.results import read_results
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -88,12 +89,26 @@ def test_a_run_ends_with_metrics_and_recommendations(finished: tuple[Path, str])
     assert not list(out.rglob(".*.work"))
 
 
-def test_a_second_run_has_nothing_to_do(finished: tuple[Path, str]) -> None:
+def test_a_second_run_only_shows_and_records(finished: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = finished
     before = fingerprints(out)
-    printed = finish(dasrec("run", "configs/quickstart.yaml", *SMALL, "--out", str(out)))
+    record = ["--record", str(tmp_path / "results")]
+    printed = finish(dasrec("run", "configs/quickstart.yaml", *SMALL, "--out", str(out), *record))
     assert "..." not in printed.split("Semantic IDs of items")[0]
     assert fingerprints(out) == before
+
+    lines = read_results(tmp_path / "results")
+    results = json.loads((out / "results.json").read_text())
+    ladder = {(line.method, line.split): line for line in lines if line.topic == "ladder"}
+    assert len(ladder) == 2 * len(results["methods"])
+    for (method, split), line in ladder.items():
+        whole = results["methods"][method][split]
+        assert line.metrics["recall@10"] == whole["all"]["recall@10"]
+        assert line.metrics["ndcg@10[tie_free]"] == whole["tie_free"]["ndcg@10"]
+        assert line.command.startswith("dasrec run configs/quickstart.yaml synthetic.num_users=150")
+    page = tmp_path / "results.md"
+    finish(dasrec("report", "--results", str(tmp_path / "results"), "--out", str(page)))
+    assert f"{ladder['das', 'test'].metrics['recall@10']:.4f}" in page.read_text()
 
 
 def test_a_killed_run_goes_on_to_the_same_artifacts(
