@@ -11,12 +11,12 @@ from dasrec.eval.tables import COLUMNS, markdown_table, number
 HEAD = (
     "# Results\n\nGenerated from `docs/results/*.jsonl` by `dasrec report`; do not edit. The "
     "latest line of every (dataset, protocol, method, variant, seed) counts. Several seeds: mean ± "
-    "standard deviation (n - 1). Columns ending in `[tie_free]` hold only targets on a later day "
+    "standard deviation (n - 1). Tie-free tables hold only the targets on a later day "
     "than the event before them. How each row was measured is in its footnote."
 )
-# In the lines, but too much for a table. Recall and NDCG are shown only where COLUMNS has them.
+# In the lines, but too much for a table.
 _HIDDEN = {"hr", "mrr", "popularity", "novelty", "gini", "duplicate_rate", "queries"}
-_HIDDEN |= {"missing_queries", "recall", "ndcg"}
+_HIDDEN |= {"missing_queries"}
 
 K = TypeVar("K")
 Rows = list[tuple[tuple[str, str], list[ResultLine]]]  # (method, variant) -> lines of its seeds
@@ -36,6 +36,8 @@ def results_markdown(lines: Iterable[ResultLine]) -> str:
                 names = [f"{topic}-{dataset}-{split}-{i}" for i in range(1, len(rows) + 1)]
                 notes += [_note(name, seeds) for name, (_, seeds) in zip(names, rows, strict=True)]
                 parts += [f"**{split}**", _table(rows, _is_shown, names)]
+                if any(_is_tie_free(key) for _, seeds in rows for x in seeds for key in x.metrics):
+                    parts += [f"**{split}, tie-free**", _table(rows, _is_tie_free, names)]
                 if any(_is_slice(key) for _, seeds in rows for x in seeds for key in x.metrics):
                     parts += [f"**{split}, recall@10 by slice**", _table(rows, _is_slice, names)]
     return "\n\n".join([*parts, "\n".join(notes)]).rstrip() + "\n"
@@ -44,9 +46,14 @@ def results_markdown(lines: Iterable[ResultLine]) -> str:
 def _is_shown(key: str) -> bool:
     metric, part = split_key(key)
     name, _, k = metric.partition("@")
-    if key in COLUMNS:
+    if part == "all" and name in ("recall", "ndcg"):
         return True
     return part == "all" and name not in _HIDDEN and k in ("", "10")
+
+
+def _is_tie_free(key: str) -> bool:
+    metric, part = split_key(key)
+    return part == "tie_free" and metric.partition("@")[0] in ("recall", "ndcg", "queries")
 
 
 def _is_slice(key: str) -> bool:
@@ -78,6 +85,8 @@ def _table(rows: Rows, wanted: Callable[[str], bool], names: list[str]) -> str:
     header = ["method", "variant", "seeds", "users", *columns]
     if wanted is _is_slice:  # the title says what is measured
         header[4:] = [split_key(key)[1] for key in columns]
+    if wanted is _is_tie_free:
+        header[4:] = [split_key(key)[0] for key in columns]
     cells = [
         [
             f"{method}[^{name}]",
