@@ -14,7 +14,7 @@ CONFIGS = [
     ItemKnnConfig(width=6),
     ItemKnnConfig(width=6, window=2, backward_weight=0.0, recency_power=0.0, max_history=3),
     ItemKnnConfig(width=6, window=3, distance_power=1.0, popularity_power=0.5, max_history=2),
-    ItemKnnConfig(width=6, backward_weight=1.0, distance_power=0.0, exclude_seen=True),
+    ItemKnnConfig(width=6, backward_weight=1.0, distance_power=0.0, exclude_seen="always"),
 ]
 
 
@@ -39,7 +39,7 @@ def brute_force(
             score += recency**-config.recency_power * votes[voter, item] / damping
         if score == 0:
             score = -1 / (1 + count[item])
-        if config.exclude_seen and item in history:
+        if config.exclude_seen == "always" and item in history:
             score = -np.inf
         scores.append(score)
     return scores
@@ -63,7 +63,9 @@ def test_equals_brute_force(config: ItemKnnConfig, make_corpus: MakeCorpus, tmp_
 
 
 def test_the_withheld_item_comes_first(checkerboard: Corpus, tmp_path: Path) -> None:
-    recommend_item_knn(ItemKnnConfig(width=20, exclude_seen=True), checkerboard, tmp_path / "out")
+    recommend_item_knn(
+        ItemKnnConfig(width=20, exclude_seen="always"), checkerboard, tmp_path / "out"
+    )
     lists = load_recommendations(tmp_path / "out", checkerboard)
     test = np.searchsorted(lists.queries, checkerboard.queries("test"))
     assert (lists.item_idx[test, 0] == checkerboard.item_idx[checkerboard.queries("test")]).all()

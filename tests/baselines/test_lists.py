@@ -44,9 +44,9 @@ def test_queries_are_valid_and_test_rows_whatever_the_block_size(
     def score(queries: Int64s) -> Floats:
         return np.stack([np.roll(np.arange(9, dtype=np.float32), q) for q in queries])
 
-    one = recommend_blocks(corpus, 4, True, score)
+    one = recommend_blocks(corpus, 4, "always", score)
     monkeypatch.setattr(lists, "MAX_SCORES", 2 * 9)
-    many = recommend_blocks(corpus, 4, True, score)
+    many = recommend_blocks(corpus, 4, "always", score)
     assert one.queries.tolist() == rows
     assert (one.item_idx == many.item_idx).all()
     assert (one.score == many.score).all()
@@ -55,3 +55,18 @@ def test_queries_are_valid_and_test_rows_whatever_the_block_size(
         seen = sequences[user][: query - (ends[user] - len(sequences[user]))]
         expected = [i for i in np.argsort(-np.roll(np.arange(9), query)) if i not in seen][:4]
         assert items[: len(expected)].tolist() == expected
+
+
+@pytest.mark.parametrize(("repeat", "excluded"), [(False, True), (True, False)])
+def test_as_in_training_looks_at_training_events_only(
+    repeat: bool, excluded: bool, make_corpus: MakeCorpus
+) -> None:
+    # the validation and test events repeat in any case
+    train = [0, 1, 2, 0] if repeat else [0, 1, 2, 3]
+    corpus = make_corpus([[*train, 1, 1], [1, 2, 3, 0, 0]], 5)
+
+    def score(queries: Int64s) -> Floats:
+        return np.tile(np.arange(5, dtype=np.float32), (len(queries), 1))
+
+    lists = recommend_blocks(corpus, 5, "as_in_training", score)
+    assert bool((lists.item_idx < 0).any()) == excluded

@@ -26,7 +26,7 @@ def test_ranks_by_training_count_with_ties_by_index(
 
 
 def test_excluding_what_was_seen(checkerboard: Corpus, tmp_path: Path) -> None:
-    config = PopularityConfig(width=20, exclude_seen=True)
+    config = PopularityConfig(width=20, exclude_seen="always")
     recommend_popularity(config, checkerboard, tmp_path / "out")
     lists = load_recommendations(tmp_path / "out", checkerboard)
     # 8 of 20 items were seen before the validation event, 9 before the test event

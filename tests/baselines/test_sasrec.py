@@ -92,7 +92,7 @@ def test_the_withheld_item_comes_first(
     )
     train_sasrec(config, checkerboard, tmp_path / "model")
     recommend_sasrec(
-        SasrecRecommendConfig(width=20, exclude_seen=True),
+        SasrecRecommendConfig(width=20, exclude_seen="always"),
         checkerboard,
         tmp_path / "model",
         tmp_path / "out",

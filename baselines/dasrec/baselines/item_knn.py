@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from dasrec.baselines.lists import Floats, recommend_blocks
+from dasrec.baselines.lists import ExcludeSeen, Floats, recommend_blocks
 from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
 from dasrec.core.corpus import Int64s
 
@@ -51,8 +51,9 @@ class ItemKnnConfig(StageConfig):
     popularity_power: float = Field(0.1, ge=0)
     """pi: scores are divided by (n_i n_j)^pi; 0.5 = cosine, 0 = raw counts."""
 
-    exclude_seen: bool = False
-    """Leave out what the user has already had."""
+    exclude_seen: ExcludeSeen = "never"
+    """Leave out what the user had before the query. `as_in_training` does so if no user has the
+    same item twice in the training interactions."""
 
 
 def recommend_item_knn(

@@ -6,6 +6,7 @@ Shape letters: Q queries, B queries of a block, I items, W width.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +16,36 @@ from dasrec.core.corpus import Int32s, Int64s
 
 Floats = npt.NDArray[np.float32]
 
+ExcludeSeen = Literal["never", "always", "as_in_training"]
+"""Whether lists leave out what the user had before the query; `as_in_training` does so if no user
+has the same item twice in the training interactions."""
+
 MAX_SCORES = 1 << 24
 """Scores held at a time; bounds memory, never changes a result."""
 
 
 def recommend_blocks(
-    corpus: Corpus, width: int, exclude_seen: bool, score: Callable[[Int64s], Floats]
+    corpus: Corpus, width: int, exclude_seen: ExcludeSeen, score: Callable[[Int64s], Floats]
 ) -> Recommendations:
     """Lists for every validation and test query, scored over the whole catalogue block by block.
 
     Args:
         corpus: gives the queries and the histories.
         width: items per list; lists are shorter only where the catalogue runs out.
-        exclude_seen: leave out what the user had before the query.
+        exclude_seen: see `ExcludeSeen`.
         score: (B,) queries -> (B, I) finite scores; may be overwritten.
     """
     queries = np.sort(np.concatenate([corpus.queries("valid"), corpus.queries("test")]))
     size = max(1, MAX_SCORES // max(1, corpus.num_items))
+    exclude = exclude_seen == "always" or (
+        exclude_seen == "as_in_training" and not training_repeats(corpus)
+    )
     items = np.full((len(queries), width), -1, np.int32)
     scores = np.full((len(queries), width), -np.inf, np.float32)
     for start in range(0, len(queries), size):
         block = slice(start, start + size)
         scores_BI = score(queries[block])
-        if exclude_seen:
+        if exclude:
             scores_BI[seen_pairs(corpus, queries[block])] = -np.inf
         items[block], scores[block] = top_items(scores_BI, width)
     return Recommendations(queries, items, scores)
@@ -70,3 +78,10 @@ def seen_pairs(corpus: Corpus, queries: Int64s) -> tuple[Int64s, Int32s]:
     """Places in `queries` and items of all events before each query."""
     histories = corpus.histories(queries, len(corpus.item_idx))
     return np.repeat(np.arange(len(queries)), np.diff(histories.starts)), histories.values
+
+
+def training_repeats(corpus: Corpus) -> bool:
+    """Whether any user has an item twice in the training interactions."""
+    user, item = corpus.user_idx[corpus.train_rows], corpus.item_idx[corpus.train_rows]
+    pairs = user.astype(np.int64) * corpus.num_items + item
+    return len(np.unique(pairs)) < len(pairs)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from dasrec.baselines.lists import Floats, recommend_blocks
+from dasrec.baselines.lists import ExcludeSeen, Floats, recommend_blocks
 from dasrec.baselines.sasrec_artifact import load_sasrec, score_queries
 from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
 from dasrec.core.corpus import Int64s
@@ -18,8 +18,9 @@ class SasrecRecommendConfig(StageConfig):
     width: int = Field(50, ge=1)
     """Items per list."""
 
-    exclude_seen: bool = False
-    """Leave out what the user has already had."""
+    exclude_seen: ExcludeSeen = "never"
+    """Leave out what the user had before the query. `as_in_training` does so if no user has the
+    same item twice in the training interactions."""
 
 
 def recommend_sasrec(
