@@ -230,7 +230,7 @@ def test_the_pipeline_can_foretell_the_recipe(tmp_path: Path) -> None:
 def test_an_existing_artifact_is_not_overwritten(tmp_path: Path) -> None:
     before = run(tmp_path).manifest
     config = PrepareConfig()
-    with pytest.raises(FileExistsError, match="--replace"):
+    with pytest.raises(FileExistsError, match="choose another folder"):
         prepare(config, tmp_path / "raw", tmp_path / "corpus")
     assert load_corpus(tmp_path / "corpus").manifest == before
 

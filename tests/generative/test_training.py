@@ -32,7 +32,7 @@ from dasrec.generative import (
     retrieve,
     sft,
 )
-from dasrec.generative.base_model import build_base_model
+from dasrec.generative.base_model import base_inputs, build_base_model
 from dasrec.generative.exhaustive import score_items
 from dasrec.generative.loss import SidLoss
 from dasrec.generative.sequences import IGNORE, sequence_dataset, text_dataset
@@ -66,7 +66,7 @@ def prefix_loss(model: Any, vocabulary: Any, ids: Tensor, labels: Tensor) -> tup
     return total, count
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "gemma2", "granite"])
 def test_all_position_loss_equals_the_loss_of_every_prefix(world: World, architecture: str) -> None:
     model, tokenizer, vocabulary = base(world, architecture)
     builder = SequenceBuilder(world.sids, vocabulary)
@@ -143,6 +143,50 @@ def test_trained_rows_of_a_wrapped_head_give_the_merged_models_loss(world: World
         hidden = part(input_ids=ids, output_hidden_states=True).hidden_states[-1]
         losses.append(float(SidLoss(vocabulary)(part, hidden, labels).total.detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_bfloat16_model_has_a_loss(world: World) -> None:
+    model, _, vocabulary = base(world, "qwen3")
+    wrapped = add_lora(model.bfloat16(), vocabulary, {"r": 2, "target_modules": "all-linear"})
+    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary), 20)[0]
+    ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
+    for part in (wrapped, wrapped.merge_and_unload()):
+        hidden = part(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        assert hidden.dtype == torch.bfloat16
+        assert float(SidLoss(vocabulary)(part, hidden, labels).total.detach()) > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainer": {"learnin_rate": 1e-3}}, "learnin_rate: transformers.*did you mean 'learn"),
+        ({"trainer": {"learning_rate": "1e-3"}}, "expected a number, got the text '1e-3'"),
+        ({"trainer": {"output_dir": "x"}}, "output_dir: is set by dasrec"),
+        ({"base": scratch("gpt2", n_embed=8)}, "n_embed: the gpt2 config.*did you mean 'n_embd'"),
+        ({"max_history": 0}, "max_history: expected greater than or equal to 1"),
+    ],
+)
+def test_wrong_options_are_found_at_once(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain_config(**values)
+    with pytest.raises(ValueError, match=r"rank: peft.LoraConfig has no such option"):
+        sft_config(lora={"rank": 8})
+
+
+def test_rows_longer_than_the_model_are_refused(world: World, tmp_path: Path) -> None:
+    config = pretrain_config(base=scratch("gpt2", n_positions=24))
+    with pytest.raises(ValueError, match=r"a training row has 3\d tokens, the model 24 positions"):
+        pretrain(config, world.corpus, world.sids, tmp_path / "base")
+
+
+def test_a_base_model_given_by_path_is_an_input(world: World, tmp_path: Path) -> None:
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "config.json").write_text("{}")
+    config = BaseModelConfig(name=str(tmp_path / "llm"))
+    one = base_inputs(config)["base_files"].fingerprint
+    (tmp_path / "llm" / "config.json").write_text("{ }")
+    assert base_inputs(config)["base_files"].fingerprint != one
+    assert base_inputs(BaseModelConfig(name="owner/model")) == {}
 
 
 def test_a_named_base_keeps_its_text_rows_and_loses_its_sampling_defaults(
@@ -309,7 +353,7 @@ def test_seen_items_are_left_out_if_training_never_repeats(
     seen = {
         int(q): set(corpus.item_idx[corpus.user_start[corpus.user_idx[q]] : q].tolist())
         for split in ("valid", "test")
-        for q in corpus.queries(split)  # type: ignore[arg-type]
+        for q in corpus.queries(split)
     }
     for rule, excluded in (("never", False), ("as_in_training", True), ("always", True)):
         config = RetrieveConfig(num_beams=48, num_items=36, exclude_seen=rule)  # type: ignore[arg-type]

@@ -87,6 +87,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
     },
+    "gemma2": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "final_logit_softcapping": 1.0,
+    },
+    "granite": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "logits_scaling": 4.0,
+    },
     "qwen3": {
         "hidden_size": 16,
         "intermediate_size": 32,

@@ -85,7 +85,7 @@ def test_refuses_pieces_that_do_not_belong_together(
         load_ranker(out, small.corpus, None)
     with pytest.raises(ValueError, match="semantic IDs were built from corpus"):
         train_ranker(CONFIG, small.corpus, implicit.sids, tmp_path / "other")
-    with pytest.raises(FileExistsError, match="--replace"):
+    with pytest.raises(FileExistsError, match="choose another folder"):
         train_ranker(CONFIG, small.corpus, small.sids, out)
     train_ranker(CONFIG, small.corpus, None, out, replace=True)
     assert set(load_manifest(out, "ranking_model").inputs) == {"corpus"}

@@ -187,6 +187,6 @@ def test_bad_input_is_refused_before_any_work(world: World, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="40 items, got 39"):
         train_tokenizer(SMALL, corpus, short, tmp_path / "t")
     (tmp_path / "there").mkdir()
-    with pytest.raises(FileExistsError, match="--replace"):
+    with pytest.raises(FileExistsError, match="choose another folder"):
         train_tokenizer(SMALL, corpus, embeddings, tmp_path / "there")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there", "world"]

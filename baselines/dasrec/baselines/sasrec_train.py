@@ -67,7 +67,7 @@ def train_sasrec(
     """
     out = Path(out)
     if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another --out or pass --replace")
+        raise FileExistsError(f"{out} exists; choose another folder or remove it")
     windows = training_windows(corpus.train_sequences, config.max_length)
     if not len(windows.length) or not len(corpus.queries("valid")):
         raise ValueError(

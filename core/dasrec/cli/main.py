@@ -135,7 +135,10 @@ def show(path: Annotated[Path, typer.Argument(help="An artifact directory.")]) -
 
     from dasrec.core.artifacts import MANIFEST, Manifest, load_manifest, verify_files
 
-    kind = json.loads((path / MANIFEST).read_text())["kind"]
+    try:
+        kind = json.loads((path / MANIFEST).read_text())["kind"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{path}: not an artifact (no readable {MANIFEST})") from None
     manifest: Manifest = load_manifest(path, kind)
     verify_files(path, manifest)
     typer.echo(json.dumps({"fingerprint": manifest.fingerprint, **vars(manifest)}, indent=2))
@@ -206,12 +209,9 @@ def main(arguments: list[str] | None = None) -> None:
     command: Any = typer.main.get_command(app)
     try:
         command.main(args=arguments, prog_name="dasrec", standalone_mode=True)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last finished epoch", err=True)
-        sys.exit(130)
 
 
 def _quiet_libraries() -> None:

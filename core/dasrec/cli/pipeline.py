@@ -6,6 +6,7 @@ must have been made from.
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -130,7 +131,9 @@ class Run:
         run()
         # Read again: another call may have run other stages of this run meanwhile.
         self.seconds = self._read_seconds() | {title: time.perf_counter() - began}
-        (self.out / SECONDS).write_text(json.dumps(self.seconds, indent=2) + "\n")
+        scratch = self.out / f".{SECONDS}.{os.getpid()}"
+        scratch.write_text(json.dumps(self.seconds, indent=2) + "\n")
+        scratch.replace(self.out / SECONDS)
         log.info("%-9s %s: done in %.0f s", stage, title, self.seconds[title])
 
     def _up_to_date(
@@ -268,6 +271,7 @@ class Run:
 
     def _generator(self, name: str, corpus: Corpus, sids: SemanticIds) -> None:
         from dasrec.generative import pretrain, retrieve, sft
+        from dasrec.generative.base_model import base_inputs
 
         section, seed = self.config.generator, self.config.seed
         assert section is not None
@@ -275,7 +279,8 @@ class Run:
         out = self.path("recommendations", name)
         inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
         run = _bind(pretrain, section.pretrain, corpus, sids, base, seed=seed, replace=True)
-        self._step("pretrain", "base_model", base, section.pretrain.as_json(), inputs, run)
+        of_base = inputs | base_inputs(section.pretrain.base)
+        self._step("pretrain", "base_model", base, section.pretrain.as_json(), of_base, run)
         if self._wanted("sft"):
             with_base = inputs | {"base_model": load_manifest(base, "base_model", inputs)}
             run = _bind(sft, section.sft, base, corpus, sids, tuned, seed=seed, replace=True)

@@ -91,7 +91,8 @@ class Recommender:
         recent = seen[-self.max_history :]
         users = None if user is None else np.array([user])
         prompt = self.builder.render(Ragged(recent, np.array([0, len(recent)])), users)
-        ids = torch.from_numpy(prompt.tokens).unsqueeze(0)
+        device = self.generator.model.get_input_embeddings().weight.device
+        ids = torch.from_numpy(prompt.tokens).unsqueeze(0).to(device)
         result = constrained_beam_search(
             self.generator.model,
             ids,

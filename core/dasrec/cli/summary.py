@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -85,7 +86,13 @@ def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
     for user, row in zip(users[:SHOWN_USERS].tolist(), queries[first], strict=False):
         past = corpus.item_idx[corpus.user_start[user] : row]
         history = corpus.items["item_id"][past.astype(int)].to_list()
-        found = recommender.recommend(corpus.users["user_id"][user], history, k=5)
+        found = recommender.recommend(
+            corpus.users["user_id"][user],
+            history,
+            k=5,
+            num_beams=run.config.generator.retrieve.num_beams,
+            exclude_seen=run.config.generator.retrieve.exclude_seen != "never",
+        )
         for table in recommendation_table(found):
             console.print(table)
 
@@ -115,11 +122,11 @@ def record_results(run: Run, folder: Path, config_path: Path, overrides: list[st
     """Append the run's figures to `ladder.jsonl` and `ranking.jsonl` in `folder`."""
     corpus = load_manifest(run.path("corpus"), "corpus")
     text = json.dumps(run.config.as_json(), sort_keys=True)
-    data = "" if run.data_dir is None else f" --data {run.data_dir.resolve().name}"
+    data = [] if run.data_dir is None else ["--data", run.data_dir.resolve().name]
     where = config_path.name if config_path.is_absolute() else config_path.as_posix()
     common: dict[str, Any] = {
         "dataset": run.config.name,
-        "command": " ".join(["dasrec run", where, *overrides]) + data,
+        "command": shlex.join(["dasrec", "run", where, *overrides, *data]),
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "data_sha256": corpus.inputs["raw"],
         "seed": run.config.seed,

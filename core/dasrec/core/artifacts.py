@@ -108,8 +108,7 @@ def write_artifact(
     path = Path(path)
     if path.exists() and not replace:
         raise FileExistsError(
-            f"{path} exists; artifacts are never overwritten: "
-            "choose another --out or pass --replace"
+            f"{path} exists; artifacts are never overwritten: choose another folder or remove it"
         )
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -158,7 +157,7 @@ def load_manifest(path: str | Path, kind: str, built_from: Mapping[str, Manifest
     path = Path(path)
     try:
         manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{path}: no '{kind}' artifact here ({MANIFEST} is missing)"
         ) from None

@@ -62,7 +62,10 @@ def apply_overrides(document: Mapping[str, Any], overrides: list[str]) -> dict[s
             if not isinstance(child, dict):
                 raise ValueError(f"override '{override}': '{name}' is not a section")
             node = child
-        node[last] = yaml.safe_load(text)
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override '{override}': not valid YAML: {error}") from None
     return result
 
 

@@ -149,7 +149,7 @@ def prepare(
         ValueError: bad data, naming file, row and column; or nothing is left after filtering.
     """
     if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another --out or pass --replace")
+        raise FileExistsError(f"{out} exists; choose another folder or remove it")
     raw = describe_raw(config, data_dir)
     dropped: dict[str, int] = {}
     log, users, items = _read(config, data_dir, dropped)

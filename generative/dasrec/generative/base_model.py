@@ -17,8 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dasrec.core import Corpus, SemanticIds, StageConfig, seed_everything
-from dasrec.core.texts import item_texts
+from dasrec.core import Corpus, Manifest, SemanticIds, StageConfig, seed_everything
+from dasrec.core.artifacts import file_sha256
+from dasrec.generative.options import check_options
+from dasrec.generative.sequences import catalogue_texts
 from dasrec.generative.vocabulary import SidVocabulary, add_sid_tokens
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ PAD = "<|pad|>"
 class ScratchConfig(StageConfig):
     """A small decoder built from a config, with a tokenizer trained on the catalogue's text."""
 
-    architecture: Literal["gpt2", "llama", "qwen3"] = "gpt2"
+    architecture: Literal["gpt2", "llama", "qwen3", "gemma2", "granite"] = "gpt2"
     """Model family (a transformers `model_type`)."""
 
     text_vocab_size: int = 2000
@@ -38,6 +40,13 @@ class ScratchConfig(StageConfig):
 
     options: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
     """Handed to the family's own transformers config as is (n_embd, hidden_size, ...)."""
+
+    @model_validator(mode="after")
+    def _known_options(self) -> "ScratchConfig":
+        family = AutoConfig.for_model(self.architecture)
+        known = {*family.to_dict(), *family.attribute_map, "tie_word_embeddings"}
+        check_options(self.options, known, f"the {self.architecture} config")
+        return self
 
 
 class BaseModelConfig(StageConfig):
@@ -79,10 +88,7 @@ def build_base_model(
         seed_everything(seed, "base_model")
         model = _scratch_model(config.scratch, tokenizer)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            config.name, revision=config.revision, dtype=getattr(torch, config.dtype)
-        )
+        model, tokenizer = _load_named(config)
         num_text_tokens = len(tokenizer)
         vocabulary = add_sid_tokens(tokenizer, sids)
         if tokenizer.pad_token_id is None:
@@ -92,6 +98,32 @@ def build_base_model(
         _initialise_rows(model, vocabulary, num_text_tokens, seed)
     pin_generation(model, tokenizer)
     return model, tokenizer, vocabulary
+
+
+def base_inputs(config: BaseModelConfig) -> dict[str, Manifest]:
+    """A manifest of the files of a base model that is named by a local path, else nothing.
+
+    A model at a path can change; it is an input of what is trained on it.
+    """
+    if config.name is None or not Path(config.name).is_dir():
+        return {}
+    root = Path(config.name)
+    files = {p.relative_to(root).as_posix(): file_sha256(p) for p in root.rglob("*") if p.is_file()}
+    return {"base_files": Manifest(kind="raw", config={}, inputs={}, files=files)}
+
+
+def _load_named(config: BaseModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.name, revision=config.revision, dtype=getattr(torch, config.dtype)
+        )
+    except OSError as error:
+        raise ValueError(
+            f"generator.pretrain.base.name: '{config.name}' could not be loaded from the hub or "
+            f"from disk: {error}"
+        ) from None
+    return model, tokenizer
 
 
 def pin_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -118,7 +150,7 @@ def _train_tokenizer(config: ScratchConfig, corpus: Corpus) -> PreTrainedTokeniz
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(item_texts(corpus), trainer)
+    bpe.train_from_iterator(catalogue_texts(corpus), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=END)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 
 from dasrec.core import Manifest, SemanticIds, load_manifest
@@ -47,5 +48,5 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
     model, tokenizer = load_base(base_path)
     if (path / ADAPTER).exists():
         model = PeftModel.from_pretrained(model, path / ADAPTER)
-    model.eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Generator(manifest, model, tokenizer, vocabulary)

@@ -58,22 +58,25 @@ class SidLoss:
         kept = labels_BT != IGNORE
         hidden_NH, labels_N = hidden_BTH[kept], labels_BT[kept]
         level_N = self.level_of_token.to(labels_N.device)[labels_N]
-        output = model.get_output_embeddings()
+        output, config = model.get_output_embeddings(), model.config.get_text_config()
         total = hidden_NH.new_zeros((), dtype=torch.float32)
         for level in torch.unique(level_N).tolist():
             at = level_N == level
             if level == TEXT:
-                logits, target = output(hidden_NH[at]), labels_N[at]
+                logits, target = output(hidden_NH[at].to(output.weight.dtype)), labels_N[at]
             else:
                 logits = level_logits(output, hidden_NH[at], self.levels[level])
                 target = self.code_of_token.to(labels_N.device)[labels_N[at]]
             total = total + F.cross_entropy(
-                logits.float(), target, reduction="sum", label_smoothing=self.label_smoothing
+                rescale(logits.float(), config),
+                target,
+                reduction="sum",
+                label_smoothing=self.label_smoothing,
             )
         return LossSum(total, len(labels_N))
 
 
-def level_logits(output: nn.Module, hidden_NH: Tensor, tokens_K: Tensor) -> Tensor:
+def level_logits(output: Any, hidden_NH: Tensor, tokens_K: Tensor) -> Tensor:
     """(N, K) logits of some tokens only, differentiable in the rows that are being trained.
 
     Reads the trained rows of peft's TrainableTokensWrapper directly: its own forward copies and
@@ -87,9 +90,21 @@ def level_logits(output: nn.Module, hidden_NH: Tensor, tokens_K: Tensor) -> Tens
         row_K = torch.searchsorted(trained, tokens_K)
         found = row_K < len(trained)
         if bool(found.all()) and bool((trained[row_K] == tokens_K).all()):
-            return F.linear(hidden_NH, adapter.trainable_tokens_delta[name][row_K])
+            weight = adapter.trainable_tokens_delta[name][row_K]
+            return F.linear(hidden_NH.to(weight.dtype), weight)  # peft keeps the rows in float32
     if type(output) is nn.Linear:
         bias = None if output.bias is None else output.bias[tokens_K]
-        return F.linear(hidden_NH, output.weight[tokens_K], bias)
-    logits: Tensor = output(hidden_NH)[:, tokens_K]
+        return F.linear(hidden_NH.to(output.weight.dtype), output.weight[tokens_K], bias)
+    logits: Tensor = output(hidden_NH.to(output.weight.dtype))[:, tokens_K]
+    return logits
+
+
+def rescale(logits: Tensor, config: Any) -> Tensor:
+    """What some families do to their logits: soft-capping (Gemma 2), scaling (Granite, Cohere)."""
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if factor := getattr(config, "logit_scale", None):
+        logits = logits * factor
     return logits

@@ -11,11 +11,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from dasrec.core import Corpus, Manifest, SemanticIds, recipe_digest, work_dir, write_artifact
-from dasrec.generative.base_model import BaseModelConfig, build_base_model, pin_generation
+from dasrec.generative.base_model import (
+    BaseModelConfig,
+    base_inputs,
+    build_base_model,
+    pin_generation,
+)
+from dasrec.generative.options import check_options, field_names
 from dasrec.generative.trainer import (
+    SET_BY_US,
     DataConfig,
     ProgressLog,
     SidTrainerMixin,
@@ -35,6 +43,12 @@ class PretrainConfig(DataConfig):
 
     trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
     """Handed to transformers.TrainingArguments as is."""
+
+    @model_validator(mode="after")
+    def _known_options(self) -> "PretrainConfig":
+        known = field_names(TrainingArguments)
+        check_options(self.trainer, known, "transformers.TrainingArguments", SET_BY_US)
+        return self
 
 
 class SidPretrainer(SidTrainerMixin, Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -59,6 +73,7 @@ def pretrain(
         plus vocabulary.json.
     """
     inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
+    inputs |= base_inputs(config.base)
     prints = {name: manifest.fingerprint for name, manifest in inputs.items()}
     work = work_dir(out, recipe_digest("base_model", config.as_json(), prints, seed))
     options = trainer_arguments(config, config.trainer, work, seed)
@@ -67,7 +82,7 @@ def pretrain(
     if options.get("num_train_epochs", 3) > 0:
         args = TrainingArguments(**options)
         batch_size = args.per_device_train_batch_size
-        plan = plan_training(config, corpus, sids, vocabulary, tokenizer, batch_size, seed)
+        plan = plan_training(config, corpus, sids, vocabulary, tokenizer, model, batch_size, seed)
         trainer = SidPretrainer(
             model=model,
             args=args,

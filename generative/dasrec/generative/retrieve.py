@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dasrec.core import (
@@ -34,16 +35,16 @@ log = logging.getLogger(__name__)
 class RetrieveConfig(StageConfig):
     """How lists are generated."""
 
-    num_beams: int = 50
+    num_beams: int = Field(50, ge=1)
     """Beams per level."""
 
-    num_items: int = 50
+    num_items: int = Field(50, ge=1)
     """Items per list."""
 
-    max_history: int = 20
+    max_history: int = Field(20, ge=1)
     """Items of the history in the prompt, the most recent ones."""
 
-    batch_tokens: int = 16_384
+    batch_tokens: int = Field(16_384, ge=1)
     """Prompt and beam tokens per forward pass at most."""
 
     use_user_sid: bool = True
@@ -197,7 +198,7 @@ def retrieve(
         Recommendations(queries, items, scores),
         seed=seed,
         metrics={
-            "invalid_items": int(((items < 0) & np.isfinite(scores)).sum()),
+            "short_lists": int((items < 0).any(1).sum()),
             "seen_excluded": excluded is not None,
         },
         replace=replace,

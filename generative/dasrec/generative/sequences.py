@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from dasrec.core import Corpus, Ragged, SemanticIds
-from dasrec.core.texts import item_texts
+from dasrec.core.texts import ITEM_COLUMNS, item_texts
 from dasrec.generative.vocabulary import SidVocabulary
 
 IGNORE = -100
@@ -115,15 +115,24 @@ def sequence_dataset(corpus: Corpus, builder: SequenceBuilder, max_history: int)
     return _dataset(rendered.tokens, labels, rendered.starts)
 
 
+def catalogue_texts(corpus: Corpus) -> list[str]:
+    """(I,) each item's title, or its other text columns; empty where the catalogue has none."""
+    columns = corpus.items.columns
+    if "title" in columns:
+        return item_texts(corpus, ["title"], labels=False).to_list()
+    if not set(ITEM_COLUMNS) & set(columns):
+        return [""] * corpus.num_items
+    return item_texts(corpus, labels=False).to_list()
+
+
 def text_dataset(
     corpus: Corpus, builder: SequenceBuilder, tokenizer: Any, max_text_tokens: int
 ) -> Dataset:
     """Item text <-> SID pairs: `<|item|> SID <|text|> title <end>` and the reverse, per item.
 
-    The text is the item's title (or its first text column); catalogue content, no interactions.
+    The text is the item's title, or all its text columns; catalogue content, no interactions.
     """
-    column = "title" if "title" in corpus.items.columns else None
-    texts = item_texts(corpus, [column] if column else None, labels=False).to_list()
+    texts = catalogue_texts(corpus)
     encoded = tokenizer(
         texts, add_special_tokens=False, truncation=True, max_length=max_text_tokens
     )["input_ids"]

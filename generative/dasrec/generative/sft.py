@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field, model_validator
 from transformers import PrinterCallback
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig, SFTTrainer
@@ -24,8 +25,10 @@ from dasrec.core import (
 )
 from dasrec.generative.base_model import load_base
 from dasrec.generative.load import ADAPTER, POINTER
+from dasrec.generative.options import check_options, field_names
 from dasrec.generative.trainer import (
     PRIMARY,
+    SET_BY_US,
     DataConfig,
     ProgressLog,
     SidTrainerMixin,
@@ -41,7 +44,7 @@ log = logging.getLogger(__name__)
 class SftConfig(DataConfig):
     """LoRA, training data and trainer options."""
 
-    text_fraction: float = 0.0
+    text_fraction: float = Field(0.0, ge=0, le=1)
     """Share of the item text <-> SID examples drawn per epoch; 0 trains on behaviour only."""
 
     lora: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  # noqa: RUF012
@@ -49,6 +52,12 @@ class SftConfig(DataConfig):
 
     trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
     """Handed to trl.SFTConfig as is."""
+
+    @model_validator(mode="after")
+    def _known_options(self) -> "SftConfig":
+        check_options(self.lora, field_names(LoraConfig), "peft.LoraConfig")
+        check_options(self.trainer, field_names(SFTConfig), "trl.SFTConfig", SET_BY_US)
+        return self
 
 
 class SidSftTrainer(SidTrainerMixin, SFTTrainer):  # type: ignore[misc]  # trl is untyped here
@@ -115,7 +124,7 @@ def sft(
     model = add_lora(base, vocabulary, config.lora)
     args = SFTConfig(**{"max_length": None, **options})
     batch_size = args.per_device_train_batch_size
-    plan = plan_training(config, corpus, sids, vocabulary, tokenizer, batch_size, seed)
+    plan = plan_training(config, corpus, sids, vocabulary, tokenizer, model, batch_size, seed)
     trainer = SidSftTrainer(
         model=model,
         args=args,

@@ -1,12 +1,14 @@
 """What full and LoRA training share: the SID loss, the batches, validation by generation."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -29,29 +31,43 @@ log = logging.getLogger(__name__)
 
 PRIMARY = "ndcg@10"
 
+SET_BY_US = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "save_strategy",
+    "eval_strategy",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "label_smoothing_factor",
+    "dataloader_drop_last",
+)
+"""Trainer options that the stage needs for itself (smoothing has a field of its own)."""
+
 
 class DataConfig(StageConfig):
     """What the model is trained and validated on."""
 
-    max_history: int = 20
+    max_history: int = Field(20, ge=1)
     """Items of context at most; longer histories are cut into windows."""
 
-    user_dropout: float = 0.3
+    user_dropout: float = Field(0.3, ge=0, le=1)
     """Share of training sequences whose user SID is hidden."""
 
-    text_fraction: float = 0.1
+    text_fraction: float = Field(0.1, ge=0, le=1)
     """Share of the item text <-> SID examples drawn per epoch; 0 trains on behaviour only."""
 
-    max_text_tokens: int = 32
+    max_text_tokens: int = Field(32, ge=1)
     """Text tokens per item at most."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of the token losses."""
 
-    validation_queries: int = 2000
+    validation_queries: int = Field(2000, ge=0)
     """Validation queries (a fixed random subset) that choose the best epoch; 0 keeps the last."""
 
-    validation_beams: int = 20
+    validation_beams: int = Field(20, ge=1)
     """Beams of the validation lists."""
 
 
@@ -65,6 +81,11 @@ class Validator:
         queries = corpus.queries("valid")
         rng = generator(0, "validation")  # the same subset for every seed
         chosen = np.sort(rng.permutation(queries)[: config.validation_queries])
+        if not len(chosen):
+            raise ValueError(
+                "validation_queries: the corpus has no validation query to choose an epoch on; "
+                "set it to 0 to keep the last epoch"
+            )
         self.targets = corpus.item_idx[chosen]
         self.prompts = query_prompts(corpus, builder, chosen, config.max_history)
         self.excluded = seen_items(RetrieveConfig(exclude_seen="as_in_training"), corpus, chosen)
@@ -117,16 +138,31 @@ def plan_training(
     sids: SemanticIds,
     vocabulary: SidVocabulary,
     tokenizer: Any,
+    model: Any,
     batch_size: int,
     seed: int,
 ) -> TrainingPlan:
-    """Render the training rows of all tasks and what goes with them."""
+    """Render the training rows of all tasks and what goes with them.
+
+    Raises:
+        ValueError: rows longer than the model's positions, or nothing to validate on.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("the generator trains in one process; start dasrec without torchrun")
     builder = SequenceBuilder(sids, vocabulary)
     tasks, fractions = [sequence_dataset(corpus, builder, config.max_history)], [1.0]
     if config.text_fraction > 0:
         tasks.append(text_dataset(corpus, builder, tokenizer, config.max_text_tokens))
         fractions.append(config.text_fraction)
+    tasks = [task for task in tasks if len(task)] or tasks[:1]
     lengths = [_row_lengths(task) for task in tasks]
+    longest = max(int(rows.max(initial=0)) for rows in lengths)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"max_history, max_text_tokens: a training row has {longest} tokens, the model "
+            f"{limit} positions; lower them or take a model with more"
+        )
     return TrainingPlan(
         dataset=concatenate_datasets(tasks),
         batches=LengthGroupedBatches(lengths, fractions, batch_size, seed),
@@ -179,7 +215,11 @@ class SidTrainerMixin:
     def get_train_dataloader(self: Any) -> Any:
         """Batches of similar length, one task each."""
         loader = DataLoader(
-            self.train_dataset, batch_sampler=self.plan.batches, collate_fn=self.data_collator
+            self.train_dataset,
+            batch_sampler=self.plan.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
 
@@ -195,15 +235,15 @@ class SidTrainerMixin:
 
 def trainer_arguments(config: DataConfig, options: dict[str, Any], work: Path, seed: int) -> Any:
     """Keyword arguments for TrainingArguments or SFTConfig: ours, then the user's `trainer:`."""
-    chosen = bool(config.validation_queries)
+    validated = bool(config.validation_queries)
     ours = {
         "output_dir": str(work),
         "save_strategy": "epoch",
         "save_total_limit": 1,
-        "eval_strategy": "epoch" if chosen else "no",
-        "load_best_model_at_end": chosen,
-        "metric_for_best_model": f"eval_{PRIMARY}" if chosen else None,
-        "greater_is_better": True if chosen else None,
+        "eval_strategy": "epoch" if validated else "no",
+        "load_best_model_at_end": validated,
+        "metric_for_best_model": f"eval_{PRIMARY}" if validated else None,
+        "greater_is_better": True if validated else None,
         "logging_strategy": "epoch",
         "report_to": "none",
         "disable_tqdm": True,
@@ -214,10 +254,10 @@ def trainer_arguments(config: DataConfig, options: dict[str, Any], work: Path, s
         "activation_checkpointing": False,
         "seed": seed,
     }
-    clash = sorted({"output_dir", "seed", "save_strategy", "eval_strategy"} & set(options))
-    if clash:
-        raise ValueError(f"trainer: {', '.join(clash)} are set by dasrec; remove them")
-    return {**ours, **options}
+    chosen = dict(options)
+    if "gradient_checkpointing" in chosen:  # transformers' old name would lose to our default
+        chosen["activation_checkpointing"] = chosen.pop("gradient_checkpointing")
+    return {**ours, **chosen}
 
 
 def last_checkpoint(work: Path) -> str | None:

@@ -16,7 +16,8 @@ from dasrec.core import SemanticIds
 
 FILE = "vocabulary.json"
 CONTROL_TOKENS = ("<|user|>", "<|anonymous|>", "<|item|>", "<|text|>")
-"""Start of a known user's sequence, of an unknown user's; start of an item, of a text."""
+"""Start of a known user's sequence, of an unknown user's; start of an item, of a text. In the
+tokenizer they are named `<|das_user|>` and so on: chat models have a `<|user|>` of their own."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,22 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds) -> SidVocabulary:
         ]
         for side, sizes in levels.items()
     }
-    flat = [*CONTROL_TOKENS, *(name for side in names.values() for level in side for name in level)]
+    control = {name: name.replace("<|", "<|das_") for name in CONTROL_TOKENS}
+    flat = [
+        *control.values(),
+        *(name for side in names.values() for level in side for name in level),
+    ]
     known = tokenizer.get_vocab()
-    if any(name in known for name in flat):
-        raise ValueError("the tokenizer already has SID tokens; start from the plain base model")
+    if taken := [name for name in flat if name in known]:
+        raise ValueError(
+            f"the tokenizer already has SID tokens ({taken[0]}); start from the plain base model"
+        )
     tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in flat])
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in flat}
     return SidVocabulary(
         item_levels=tuple(tuple(ids[name] for name in level) for level in names["i"]),
         user_levels=tuple(tuple(ids[name] for name in level) for level in names["u"]),
-        control={name: ids[name] for name in CONTROL_TOKENS},
+        control={name: ids[token] for name, token in control.items()},
         sids_fingerprint=sids.fingerprint,
     )
 

@@ -75,7 +75,7 @@ def rerank(
     """
     if Path(out).exists() and not replace:
         raise FileExistsError(
-            f"{out} exists; artifacts are never overwritten: choose another --out or pass --replace"
+            f"{out} exists; artifacts are never overwritten: choose another folder or remove it"
         )
     ranker = load_ranker(ranker_path, corpus, sids)
     candidates = load_recommendations(recommendations_path, corpus)

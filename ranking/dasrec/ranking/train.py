@@ -222,7 +222,7 @@ def _check(
 ) -> dict[str, Manifest]:
     if out.exists() and not replace:
         raise FileExistsError(
-            f"{out} exists; artifacts are never overwritten: choose another --out or pass --replace"
+            f"{out} exists; artifacts are never overwritten: choose another folder or remove it"
         )
     if sids is None:
         return {"corpus": corpus.manifest}

@@ -72,7 +72,7 @@ def assign(
     """
     out = Path(out)
     if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another --out or pass --replace")
+        raise FileExistsError(f"{out} exists; choose another folder or remove it")
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     manifest = load_manifest(tokenizer, "tokenizer", inputs)
     model = load_tokenizer(tokenizer)

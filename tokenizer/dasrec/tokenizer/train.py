@@ -49,7 +49,7 @@ def train_tokenizer(
     """
     out = Path(out)
     if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another --out or pass --replace")
+        raise FileExistsError(f"{out} exists; choose another folder or remove it")
     _check(config, corpus, embeddings)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
