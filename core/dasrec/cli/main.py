@@ -45,6 +45,9 @@ def run(
         Path | None,
         typer.Option("--record", help="Append the figures to TOPIC.jsonl files in this folder."),
     ] = None,
+    variant: Annotated[
+        str, typer.Option(help="What tells the recorded figures from others of the same methods.")
+    ] = "",
 ) -> None:
     """Run every stage, skipping what is up to date; end with metrics and recommendations."""
     from dasrec.cli.config import load_run_config
@@ -56,7 +59,7 @@ def run(
     plan.execute()
     show_summary(plan, Console())
     if record is not None:
-        record_results(plan, record, config, overrides or [])
+        record_results(plan, record, config, overrides or [], variant)
 
 
 def _stage_command(stage: str, text: str) -> None:

@@ -118,7 +118,9 @@ def _write(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def record_results(run: Run, folder: Path, config_path: Path, overrides: list[str]) -> None:
+def record_results(
+    run: Run, folder: Path, config_path: Path, overrides: list[str], variant: str = ""
+) -> None:
     """Append the run's figures to `ladder.jsonl` and `ranking.jsonl` in `folder`."""
     corpus = load_manifest(run.path("corpus"), "corpus")
     text = json.dumps(run.config.as_json(), sort_keys=True)
@@ -130,6 +132,7 @@ def record_results(run: Run, folder: Path, config_path: Path, overrides: list[st
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "data_sha256": corpus.inputs["raw"],
         "seed": run.config.seed,
+        "variant": variant,
     }
     strategy = run.config.prepare.split.method
     for name in run.methods:
