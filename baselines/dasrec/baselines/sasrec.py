@@ -4,7 +4,7 @@ Kang and McAuley 2018 (arXiv:1808.09781), pre-norm, and two changes that make it
 training stage uses a softmax over the catalogue or over many negatives instead of the binary loss
 (Klenitskiy and Vasilev 2023, arXiv:2309.07602), and one learned number, the repeat bias, is added
 to the score of every item that the sequence already holds. Tied embeddings make an item the best
-match of itself; without the bias the model spends its capacity on unlearning that.
+match of itself; without the bias, on a log without repeats, seen items kept the top places.
 
 Sequences are padded on the right; a causal mask then keeps padding out of every real position, so
 no padding mask is needed. Positions count from the sequence's start.

@@ -24,7 +24,7 @@ SCORE_BATCH = 256
 class SasrecConfig(StageConfig):
     """Model and training; the defaults were chosen on validation."""
 
-    hidden: int = Field(128, ge=1)
+    hidden: int = Field(64, ge=1)
     """Size of the item embeddings and of every layer."""
 
     num_layers: int = Field(1, ge=1)
@@ -36,7 +36,7 @@ class SasrecConfig(StageConfig):
     max_length: int = Field(50, ge=1)
     """Latest events that the model reads."""
 
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
     """On the embeddings and on every residual branch."""
 
     num_negatives: int | None = Field(None, ge=1)
@@ -48,7 +48,7 @@ class SasrecConfig(StageConfig):
     batch_size: int = Field(256, ge=1)
     """Sequences per step."""
 
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(20, ge=1)
     """Epochs at most."""
 
     patience: int = Field(5, ge=0)
