@@ -177,7 +177,7 @@ def test_refuses_before_any_work(
     with pytest.raises(ValueError, match="expected users with two training events"):
         train_sasrec(TINY, short, tmp_path / "model")
     (tmp_path / "there").mkdir()
-    with pytest.raises(FileExistsError, match="choose another --out"):
+    with pytest.raises(FileExistsError, match="choose another folder"):
         train_sasrec(TINY, checkerboard, tmp_path / "there")
     train_sasrec(TINY.model_copy(update={"epochs": 1}), checkerboard, tmp_path / "model")
     with pytest.raises(ValueError, match="was built from corpus"):
