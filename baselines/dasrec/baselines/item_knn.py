@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from dasrec.baselines.lists import ExcludeSeen, Floats, recommend_blocks
+from dasrec.baselines.lists import Floats, recommend_blocks
 from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
-from dasrec.core.corpus import Int64s
+from dasrec.core.corpus import ExcludeSeen, Int64s
 
 log = logging.getLogger(__name__)
 

@@ -6,19 +6,14 @@ Shape letters: Q queries, B queries of a block, I items, W width.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dasrec.core import Corpus, Recommendations
-from dasrec.core.corpus import Int32s, Int64s
+from dasrec.core.corpus import ExcludeSeen, Int32s, Int64s
 
 Floats = npt.NDArray[np.float32]
-
-ExcludeSeen = Literal["never", "always", "as_in_training"]
-"""Whether lists leave out what the user had before the query; `as_in_training` does so if no user
-has the same item twice in the training interactions."""
 
 MAX_SCORES = 1 << 24
 """Scores held at a time; bounds memory, never changes a result."""
@@ -37,9 +32,7 @@ def recommend_blocks(
     """
     queries = np.sort(np.concatenate([corpus.queries("valid"), corpus.queries("test")]))
     size = max(1, MAX_SCORES // max(1, corpus.num_items))
-    exclude = exclude_seen == "always" or (
-        exclude_seen == "as_in_training" and not training_repeats(corpus)
-    )
+    exclude = corpus.excludes_seen(exclude_seen)
     items = np.full((len(queries), width), -1, np.int32)
     scores = np.full((len(queries), width), -np.inf, np.float32)
     for start in range(0, len(queries), size):
@@ -78,10 +71,3 @@ def seen_pairs(corpus: Corpus, queries: Int64s) -> tuple[Int64s, Int32s]:
     """Places in `queries` and items of all events before each query."""
     histories = corpus.histories(queries, len(corpus.item_idx))
     return np.repeat(np.arange(len(queries)), np.diff(histories.starts)), histories.values
-
-
-def training_repeats(corpus: Corpus) -> bool:
-    """Whether any user has an item twice in the training interactions."""
-    user, item = corpus.user_idx[corpus.train_rows], corpus.item_idx[corpus.train_rows]
-    pairs = user.astype(np.int64) * corpus.num_items + item
-    return len(np.unique(pairs)) < len(pairs)

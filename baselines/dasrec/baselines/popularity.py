@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from dasrec.baselines.lists import ExcludeSeen, Floats, recommend_blocks
+from dasrec.baselines.lists import Floats, recommend_blocks
 from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
-from dasrec.core.corpus import Int64s
+from dasrec.core.corpus import ExcludeSeen, Int64s
 
 
 class PopularityConfig(StageConfig):

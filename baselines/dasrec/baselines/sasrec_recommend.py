@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from dasrec.baselines.lists import ExcludeSeen, Floats, recommend_blocks
+from dasrec.baselines.lists import Floats, recommend_blocks
 from dasrec.baselines.sasrec_artifact import load_sasrec, score_queries
 from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
-from dasrec.core.corpus import Int64s
+from dasrec.core.corpus import ExcludeSeen, Int64s
 
 
 class SasrecRecommendConfig(StageConfig):

@@ -25,6 +25,11 @@ SPLITS: dict[Split, int] = {"train": 0, "valid": 1, "test": 2}
 """Value of the split columns."""
 
 
+ExcludeSeen = Literal["never", "always", "as_in_training"]
+"""Whether lists leave out what the user had before the query; `as_in_training` does so if no user
+has the same item twice in the training interactions."""
+
+
 class Ragged(NamedTuple):
     """Rows of different lengths in one flat array."""
 
@@ -97,6 +102,13 @@ class Corpus:
         return np.bincount(self.item_idx[self.train_rows], minlength=self.num_items)
 
     @cached_property
+    def train_repeats(self) -> bool:
+        """Whether any user has an item twice in the training interactions."""
+        rows = self.train_rows
+        pairs = self.user_idx[rows].astype(np.int64) * self.num_items + self.item_idx[rows]
+        return len(np.unique(pairs)) < len(pairs)
+
+    @cached_property
     def train_sequences(self) -> Ragged:
         """(U rows) item_idx of every user's training interactions, in order."""
         counts = np.bincount(self.user_idx[self.train_rows], minlength=self.num_users)
@@ -123,6 +135,10 @@ class Corpus:
         end = self.impressions.history_end[rows]
         first = self.user_start[self.impressions.user_idx[rows]]
         return self._slices(np.maximum(first, end - max_length), end)
+
+    def excludes_seen(self, rule: ExcludeSeen) -> bool:
+        """Whether `rule` leaves seen items out of lists for this corpus."""
+        return rule == "always" or (rule == "as_in_training" and not self.train_repeats)
 
     def _slices(self, first: Int64s, end: Int64s) -> Ragged:
         lengths = end - first

@@ -5,7 +5,7 @@ Shape letters: Q queries, B prompts of a batch, T tokens, W items per list.
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from dasrec.core import (
     StageConfig,
     write_recommendations,
 )
+from dasrec.core.corpus import ExcludeSeen
 from dasrec.generative.head import LevelHead
 from dasrec.generative.load import Generator, load_generator
 from dasrec.generative.search import constrained_beam_search
@@ -50,9 +51,8 @@ class RetrieveConfig(StageConfig):
     use_user_sid: bool = True
     """Start the prompt with the user's SID where the generator knows user SIDs."""
 
-    exclude_seen: Literal["never", "always", "as_in_training"] = "never"
-    """Keep items of the user's history out of the list, inside the search. `as_in_training` does
-    so if no user has the same item twice in the training interactions."""
+    exclude_seen: ExcludeSeen = "never"
+    """Keep items of the user's history out of the list, inside the search."""
 
 
 def build_trie(corpus: Corpus, sids: SemanticIds, vocabulary: SidVocabulary) -> SidTrie:
@@ -137,18 +137,9 @@ def seen_items(
     config: RetrieveConfig, corpus: Corpus, queries: npt.NDArray[np.int64]
 ) -> Ragged | None:
     """What to exclude per query under `config.exclude_seen`: all events before it, or nothing."""
-    if config.exclude_seen == "never":
-        return None
-    if config.exclude_seen == "as_in_training" and training_repeats(corpus):
+    if not corpus.excludes_seen(config.exclude_seen):
         return None
     return corpus.histories(queries, len(corpus.item_idx))
-
-
-def training_repeats(corpus: Corpus) -> bool:
-    """Whether any user has an item twice in the training interactions."""
-    rows = corpus.train_rows
-    pairs = corpus.user_idx[rows].astype(np.int64) * corpus.num_items + corpus.item_idx[rows]
-    return len(np.unique(pairs)) < len(pairs)
 
 
 def query_prompts(
