@@ -5,6 +5,7 @@ Heavy imports stand inside the commands: `dasrec --help` must not wait for torch
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,7 @@ def run(
     settings = load_run_config(config, overrides)
     plan = Run(settings, out, data)
     plan.execute()
-    show_summary(plan, Console())
+    show_summary(plan, _console())
     if record is not None:
         record_results(plan, record, config, overrides or [], variant)
 
@@ -115,7 +116,7 @@ def recommend(
     ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
     recommender = Recommender(run_dir, method)
     found = recommender.recommend(user, ids, k=k, num_beams=num_beams, exclude_seen=exclude_seen)
-    console = Console()
+    console = _console()
     for table in recommendation_table(found):
         console.print(table)
 
@@ -199,8 +200,13 @@ def data_download(
     download(name, out / name)
 
 
+def _console() -> Console:
+    """The terminal, or 120 columns where the output goes to a file."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
 def _set_up_logging() -> None:
-    handler = RichHandler(show_path=False, show_level=False, markup=False, rich_tracebacks=False)
+    handler = RichHandler(console=_console(), show_path=False, show_level=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dasrec").setLevel(logging.INFO)
 
@@ -225,6 +231,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6")
 
 
 if __name__ == "__main__":
