@@ -133,3 +133,11 @@ def test_k_core_unravels_a_chain() -> None:
     assert not k_core(user, item, 2, 2).any()
     ring_user, ring_item = np.append(user, [0, 49]), np.append(item, [49, 49])
     assert k_core(ring_user, ring_item, 2, 2).all()
+
+
+def test_leave_one_out_with_few_validation_users() -> None:
+    user_start = np.array([0, 4, 6, 10, 13])
+    split = split_leave_one_out(user_start, valid_users=2)
+    assert split.tolist() == [0, 0, 1, 2, 0, 0, 0, 0, 1, 2, 0, 0, 2]
+    with pytest.raises(ValueError, match="valid_users belongs to method: leave_one_out"):
+        SplitConfig(method="column", valid_users=5)

@@ -161,7 +161,9 @@ def prepare(
     events = index_events(kept, users, items)
     user_start = np.searchsorted(events.user, np.arange(len(users) + 1)).astype(np.int64)
     cuts = global_cuts(config.split, events.timestamp)
-    split = split_interactions(events.user, events.timestamp, user_start, cuts, events.split)
+    split = split_interactions(
+        events.user, events.timestamp, user_start, cuts, events.split, config.split.valid_users
+    )
     impressions = None
     if config.positive_label is not None:
         exposures = index_events(log, users, items)

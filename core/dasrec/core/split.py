@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import SPLITS
@@ -32,6 +32,12 @@ class SplitConfig(StageConfig):
     than three events are all train. `global_time`: two moments cut the whole log. `column`: a
     column mapped as `split` holds train, valid or test (a published split)."""
 
+    valid_users: int | None = Field(default=None, ge=1)
+    """leave_one_out: only so many users, drawn at random, have a validation event; the event before
+    the last of all others is training. Benchmarks that fit the final model on nearly all but the
+    test events work so; their figures are higher than those of models that never see the others'
+    last but one event. None: every user has one."""
+
     valid_from: Cut | None = None
     """global_time: first moment of valid. An ISO date or time (UTC), or the fraction of the
     interactions, in order of time, that come before it."""
@@ -42,6 +48,8 @@ class SplitConfig(StageConfig):
     @model_validator(mode="after")
     def _check(self) -> "SplitConfig":
         cuts = (self.valid_from, self.test_from)
+        if self.valid_users is not None and self.method != "leave_one_out":
+            raise ValueError("valid_users belongs to method: leave_one_out")
         if self.method != "global_time":
             if cuts != (None, None):
                 raise ValueError("valid_from and test_from belong to method: global_time")
@@ -98,7 +106,12 @@ def global_cuts(config: SplitConfig, timestamp_N: Ints) -> Cuts | None:
 
 
 def split_interactions(
-    user_N: Ints, timestamp_N: Ints, user_start: Ints, cuts: Cuts | None, given: Int8s | None
+    user_N: Ints,
+    timestamp_N: Ints,
+    user_start: Ints,
+    cuts: Cuts | None,
+    given: Int8s | None,
+    valid_users: int | None = None,
 ) -> Int8s:
     """Split interactions that are sorted by user and order.
 
@@ -108,6 +121,7 @@ def split_interactions(
         user_start: (U + 1,) first row of every user.
         cuts: of global_time.
         given: (N,) the column of a published split. Without both: leave one out.
+        valid_users: see `split_leave_one_out`.
 
     Raises:
         ValueError: a given split in which a user's event falls into an earlier part than the
@@ -116,7 +130,7 @@ def split_interactions(
     if cuts is not None:
         return split_global_time(user_N, timestamp_N, cuts)
     if given is None:
-        return split_leave_one_out(user_start)
+        return split_leave_one_out(user_start, valid_users)
     back = (np.diff(given) < 0) & (np.diff(user_N) == 0)
     if back.any():
         raise ValueError(
@@ -137,11 +151,13 @@ def split_global_time(user_N: Ints, timestamp_N: Ints, cuts: Cuts) -> Int8s:
     return (np.maximum.accumulate(key) - user_N * len(SPLITS)).astype(np.int8)
 
 
-def split_leave_one_out(user_start: Ints) -> Int8s:
+def split_leave_one_out(user_start: Ints, valid_users: int | None = None) -> Int8s:
     """Split interactions sorted by user and order.
 
     Args:
         user_start: (U + 1,) first row of every user.
+        valid_users: how many of the users with three or more rows have a valid row: the first
+            ones, which are random ones because `prepare` numbers users by a permutation.
 
     Returns:
         (N,) the last row of every user with three or more is test, the one before it valid.
@@ -149,5 +165,5 @@ def split_leave_one_out(user_start: Ints) -> Int8s:
     split_N = np.zeros(user_start[-1], dtype=np.int8)
     last = user_start[1:][np.diff(user_start) >= 3] - 1
     split_N[last] = TEST
-    split_N[last - 1] = VALID
+    split_N[last[:valid_users] - 1] = VALID
     return split_N
