@@ -365,3 +365,23 @@ def test_seen_items_are_left_out_if_training_never_repeats(
         ]
         assert any(overlap) is not excluded
         assert (lists.item_idx >= 0).all()
+
+
+def test_a_taken_path_is_refused_before_any_training(world: World, trained: Path) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: pretrain(pretrain_config(), world.corpus, world.sids, trained / "base"),
+        lambda: sft(sft_config(), trained / "base", world.corpus, world.sids, trained / "lm"),
+    ]
+    for call in calls:
+        with pytest.raises(FileExistsError, match="choose another folder"):
+            call()
+    assert not list(trained.glob(".*.work"))
+
+
+def test_lora_targets_may_be_a_pattern(world: World, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "base", tmp_path / "base")
+    lora = {"r": 2, "target_modules": r".*\.c_attn"}
+    sft(sft_config(lora=lora), tmp_path / "base", world.corpus, world.sids, tmp_path / "lm")
+    saved = json.loads((tmp_path / "lm" / "adapter" / "adapter_config.json").read_text())
+    assert saved["target_modules"] == r".*\.c_attn"
+    assert load_generator(tmp_path / "lm", world.sids)

@@ -2,6 +2,7 @@
 
 from dasrec.core.artifacts import (
     Manifest,
+    check_free,
     load_manifest,
     recipe_digest,
     verify_files,
@@ -41,6 +42,7 @@ __all__ = [
     "TableConfig",
     "apply_overrides",
     "build_config",
+    "check_free",
     "derive_seed",
     "describe_raw",
     "download",

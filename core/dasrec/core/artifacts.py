@@ -79,6 +79,18 @@ def code_version() -> str:
     return f"{installed}+{described}"
 
 
+def check_free(path: Path, replace: bool) -> None:
+    """Refuse a path that is taken; a long stage asks before it starts.
+
+    Raises:
+        FileExistsError: `path` exists and `replace` is false.
+    """
+    if path.exists() and not replace:
+        raise FileExistsError(
+            f"{path} exists; artifacts are never overwritten: choose another folder or remove it"
+        )
+
+
 def write_artifact(
     path: str | Path,
     kind: str,
@@ -106,10 +118,7 @@ def write_artifact(
         FileExistsError: `path` exists and `replace` is false.
     """
     path = Path(path)
-    if path.exists() and not replace:
-        raise FileExistsError(
-            f"{path} exists; artifacts are never overwritten: choose another folder or remove it"
-        )
+    check_free(path, replace)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

@@ -35,6 +35,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         document = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder, expected a YAML file") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if document is None:

@@ -14,7 +14,15 @@ from typing import Any
 from pydantic import model_validator
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from dasrec.core import Corpus, Manifest, SemanticIds, recipe_digest, work_dir, write_artifact
+from dasrec.core import (
+    Corpus,
+    Manifest,
+    SemanticIds,
+    check_free,
+    recipe_digest,
+    work_dir,
+    write_artifact,
+)
 from dasrec.generative.base_model import (
     BaseModelConfig,
     base_inputs,
@@ -72,6 +80,7 @@ def pretrain(
         The manifest of the base_model artifact: a plain transformers directory (model, tokenizer)
         plus vocabulary.json.
     """
+    check_free(out, replace)
     inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
     inputs |= base_inputs(config.base)
     prints = {name: manifest.fingerprint for name, manifest in inputs.items()}

@@ -20,6 +20,7 @@ from dasrec.core import (
     Recommendations,
     SemanticIds,
     StageConfig,
+    check_free,
     write_recommendations,
 )
 from dasrec.core.corpus import ExcludeSeen
@@ -169,6 +170,7 @@ def retrieve(
     Returns:
         The manifest of the Recommendations artifact written to `out`.
     """
+    check_free(out, replace)
     generator: Generator = load_generator(generator_path, sids)
     trie = build_trie(corpus, sids, generator.vocabulary)
     builder = SequenceBuilder(sids, generator.vocabulary)

@@ -17,6 +17,7 @@ from dasrec.core import (
     Corpus,
     Manifest,
     SemanticIds,
+    check_free,
     load_manifest,
     recipe_digest,
     seed_everything,
@@ -109,6 +110,7 @@ def sft(
         The manifest of the generator artifact: `adapter/` (as peft saves it), the tokenizer, and
         base.json with the relative path of the base model.
     """
+    check_free(out, replace)
     base_manifest = load_manifest(base_path, "base_model", {"semantic_ids": sids.manifest})
     inputs = {
         "corpus": corpus.manifest,
@@ -152,7 +154,8 @@ def sft(
     # An absolute path would tie the adapter to this machine and change its fingerprint, and so
     # would the order of a set, which differs between processes.
     adapter.base_model_name_or_path = relative
-    adapter.target_modules = sorted(adapter.target_modules)
+    if not isinstance(adapter.target_modules, str):  # a pattern stays as it is
+        adapter.target_modules = sorted(adapter.target_modules)
 
     def payload(scratch: Path) -> None:
         model.save_pretrained(scratch / ADAPTER)
