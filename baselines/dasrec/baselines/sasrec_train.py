@@ -31,6 +31,7 @@ from dasrec.baselines.softmax_loss import catalogue_loss, sampled_loss
 from dasrec.core import (
     Corpus,
     Manifest,
+    check_free,
     generator,
     recipe_digest,
     seed_everything,
@@ -66,8 +67,7 @@ def train_sasrec(
         ValueError: nothing to learn from or to validate on.
     """
     out = Path(out)
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    check_free(out, replace)
     windows = training_windows(corpus.train_sequences, config.max_length)
     if not len(windows.length) or not len(corpus.queries("valid")):
         raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from pydantic import model_validator
 
-from dasrec.core.artifacts import Manifest, file_sha256, write_artifact
+from dasrec.core.artifacts import Manifest, check_free, file_sha256, write_artifact
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import Corpus, load_corpus, save_corpus_payload
 from dasrec.core.events import describe, index_events, make_impressions
@@ -148,8 +148,7 @@ def prepare(
         FileNotFoundError: a raw file is missing.
         ValueError: bad data, naming file, row and column; or nothing is left after filtering.
     """
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    check_free(out, replace)
     raw = describe_raw(config, data_dir)
     dropped: dict[str, int] = {}
     log, users, items = _read(config, data_dir, dropped)

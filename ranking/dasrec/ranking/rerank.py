@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from dasrec.core import check_free
 from dasrec.core.artifacts import Manifest
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import SPLITS, Corpus
@@ -73,10 +74,7 @@ def rerank(
         FileExistsError: `out` exists and `replace` is false.
         ValueError: artifacts that do not belong together, or no validation query to choose w on.
     """
-    if Path(out).exists() and not replace:
-        raise FileExistsError(
-            f"{out} exists; artifacts are never overwritten: choose another folder or remove it"
-        )
+    check_free(Path(out), replace)
     ranker = load_ranker(ranker_path, corpus, sids)
     candidates = load_recommendations(recommendations_path, corpus)
     valid = corpus.split[candidates.queries] == SPLITS["valid"]

@@ -16,6 +16,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dasrec.core import check_free
 from dasrec.core.artifacts import Manifest, recipe_digest, work_dir, write_artifact
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import SPLITS, Corpus, Split
@@ -220,10 +221,7 @@ def _loss(ranker: Ranker, rows: RowTensors, picked: Tensor) -> Tensor:
 def _check(
     corpus: Corpus, sids: SemanticIds | None, out: Path, replace: bool
 ) -> dict[str, Manifest]:
-    if out.exists() and not replace:
-        raise FileExistsError(
-            f"{out} exists; artifacts are never overwritten: choose another folder or remove it"
-        )
+    check_free(out, replace)
     if sids is None:
         return {"corpus": corpus.manifest}
     if sids.manifest.inputs.get("corpus") != corpus.manifest.fingerprint:

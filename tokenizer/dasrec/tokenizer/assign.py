@@ -18,6 +18,7 @@ from dasrec.core import (
     SemanticIds,
     SidTable,
     StageConfig,
+    check_free,
     load_manifest,
     load_sids,
     save_sids_payload,
@@ -71,8 +72,7 @@ def assign(
         ValueError: a tokenizer made from other inputs; no free code left under a prefix.
     """
     out = Path(out)
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    check_free(out, replace)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     manifest = load_manifest(tokenizer, "tokenizer", inputs)
     model = load_tokenizer(tokenizer)

@@ -16,6 +16,7 @@ from dasrec.core import (
     Embeddings,
     Manifest,
     build_config,
+    check_free,
     load_manifest,
     recipe_digest,
     seed_everything,
@@ -48,8 +49,7 @@ def train_tokenizer(
         ValueError: embeddings that do not fit the corpus, more codewords than users or items.
     """
     out = Path(out)
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    check_free(out, replace)
     _check(config, corpus, embeddings)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
