@@ -61,7 +61,7 @@ def test_report_against_loops(make_world: MakeWorld) -> None:
         for j in range(len(sids))
         if i != j and sids[i][0] == sids[j][0]
     ]
-    assert report["item/category_purity"] == pytest.approx(np.mean(pairs))
+    assert report["item/category_purity_1"] == pytest.approx(np.mean(pairs))
 
     hits = []
     for row in corpus.queries("valid"):
