@@ -1,14 +1,21 @@
 """Collision policies against plain greedy loops."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dasrec.core import SidTable
 from dasrec.tokenizer import AssignConfig
 from dasrec.tokenizer.assign import resolve_collisions
-from dasrec.tokenizer.collisions import groups_of, rank_in_group, reassign_last
+from dasrec.tokenizer.collisions import (
+    groups_of,
+    number_groups,
+    rank_in_group,
+    reassign_last,
+)
 
 ITEMS, SIZES, DIM = 120, (3, 4, 16), 5
 
@@ -59,38 +66,96 @@ def test_extra_level_numbers_groups_by_popularity(
     assert resolve_collisions(config, table, residual, popularity).level_sizes[3] == 50
 
 
-def test_reassign_last_is_the_greedy_rule(world: tuple[SidTable, np.ndarray, np.ndarray]) -> None:
+def greedy(
+    codes: np.ndarray,
+    residual: np.ndarray,
+    book: np.ndarray,
+    popularity: np.ndarray,
+    cap: int = 1,
+    fixed: np.ndarray | None = None,
+) -> tuple[np.ndarray, list[int]]:
+    """One item after the other: stay where there is room, else the nearest codeword with room."""
+    expected, held, moving = codes.copy(), Counter[tuple[int, ...]](), []
+    order = by_priority(popularity)
+    if fixed is not None:
+        order = sorted(order, key=lambda i: not fixed[i])
+    for i in order:
+        key = tuple(codes[i])
+        if held[key] == cap and not (fixed is not None and fixed[i]):
+            moving.append(i)
+        else:
+            held[key] += 1
+    for i in moving:
+        for code in np.argsort(((residual[i] - book) ** 2).sum(1), kind="stable"):
+            key = (*codes[i, :-1], code)
+            if held[key] < cap:
+                expected[i, -1] = code
+                held[key] += 1
+                break
+    return expected, moving
+
+
+@pytest.mark.parametrize("cap", [1, 2, 3])
+@pytest.mark.parametrize("block", [2, 8_192])
+def test_moves_are_the_greedy_rule(
+    world: tuple[SidTable, np.ndarray, np.ndarray],
+    cap: int,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dasrec.tokenizer.collisions.BLOCK", block)
     table, residual, popularity = world
     codes, book = table.codes.astype(np.int64), table.codebooks[-1]
-    expected = codes.copy()
-    taken, moving = set(), []
-    for i in by_priority(popularity):
-        key = tuple(codes[i])
-        if key in taken:
-            moving.append(i)
-        taken.add(key)
-    for i in moving:
-        distances = ((residual[i] - book) ** 2).sum(1)
-        for code in np.argsort(distances, kind="stable"):
-            key = (*codes[i, :2], code)
-            if key not in taken:
-                expected[i, 2] = code
-                taken.add(key)
-                break
-    assert len(moving) > 20
-    np.testing.assert_array_equal(reassign_last(codes, residual, book, popularity), expected)
+    expected, moving = greedy(codes, residual, book, popularity, cap)
+    assert len(moving) > 10 * (3 - cap)
+    got = reassign_last(codes, residual, book, popularity, cap=cap)
+    np.testing.assert_array_equal(got, expected)
 
-    config = AssignConfig(collisions="reassign_last")
-    out = resolve_collisions(config, table, residual, popularity)
-    assert len(np.unique(out.codes, axis=0)) == ITEMS
+
+def test_fixed_rows_keep_their_codes_and_their_room(
+    world: tuple[SidTable, np.ndarray, np.ndarray],
+) -> None:
+    table, residual, popularity = world
+    codes, book = table.codes.astype(np.int64), table.codebooks[-1]
+    fixed = np.arange(ITEMS) % 3 > 0
+    codes[fixed] = reassign_last(codes[fixed], residual[fixed], book, popularity[fixed])
+    got = reassign_last(codes, residual, book, popularity, fixed_I=fixed)
+    np.testing.assert_array_equal(got, greedy(codes, residual, book, popularity, 1, fixed)[0])
+    np.testing.assert_array_equal(got[fixed], codes[fixed])
+    assert len(np.unique(got, axis=0)) == ITEMS
+
+
+@pytest.mark.parametrize(("policy", "cap"), [("reassign_last", None), ("cap", 3)])
+def test_policies_move_codes_and_vectors_together(
+    world: tuple[SidTable, np.ndarray, np.ndarray], policy: Any, cap: int | None
+) -> None:
+    table, residual, popularity = world
+    out = resolve_collisions(AssignConfig(collisions=policy, cap=cap), table, residual, popularity)
+    assert np.unique(out.codes, axis=0, return_counts=True)[1].max() == (cap or 1)
     z = sum(book[out.codes[:, level]] for level, book in enumerate(out.codebooks))
     np.testing.assert_allclose(out.vectors, z, rtol=1e-5, atol=1e-5)
 
 
+def test_cap_stands_with_its_policy_only() -> None:
+    for policy, cap in (("cap", None), ("reassign_last", 2), ("extra_level", 2)):
+        with pytest.raises(ValidationError, match="cap"):
+            AssignConfig(collisions=policy, cap=cap)  # type: ignore[arg-type]
+
+
+def test_numbers_follow_the_highest_one_held() -> None:
+    codes = np.array([[0], [0], [0], [1], [1], [2]])
+    popularity = np.array([1, 9, 5, 1, 2, 0])
+    assert number_groups(codes, popularity).tolist() == [2, 0, 1, 1, 0, 0]
+    held = np.array([3, -1, -1, 0, -1, -1])  # 0 to 2 may be held by retired items of no row here
+    assert number_groups(codes, popularity, held).tolist() == [3, 4, 5, 0, 1, 0]
+
+
 def test_reassign_last_refuses_what_cannot_be_done() -> None:
-    codes, zeros = np.zeros((3, 2), np.int64), np.zeros((3, 1), np.float32)
-    with pytest.raises(ValueError, match=r"at most 2 items under one prefix.*got 3.*extra_level"):
-        reassign_last(codes, zeros[:3], zeros[:2], np.zeros(3, int))
+    codes, zeros = np.zeros((5, 2), np.int64), np.zeros((5, 1), np.float32)
+    with pytest.raises(ValueError, match=r"at most 2 items under one prefix.*got 5.*extra_level"):
+        reassign_last(codes, zeros, zeros[:2], np.zeros(5, int))
+    with pytest.raises(ValueError, match=r"at most 4 items.*got 5"):
+        reassign_last(codes, zeros, zeros[:2], np.zeros(5, int), cap=2)
 
 
 def test_share_changes_nothing(world: tuple[SidTable, np.ndarray, np.ndarray]) -> None:

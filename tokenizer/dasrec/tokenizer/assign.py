@@ -5,12 +5,12 @@ Shape letters: I items, L levels, K codebook size, D code dimension.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dasrec.core import (
     Corpus,
@@ -25,23 +25,36 @@ from dasrec.core import (
     write_artifact,
 )
 from dasrec.tokenizer.autoencoder import Autoencoder
-from dasrec.tokenizer.collisions import groups_of, rank_in_group, reassign_last
+from dasrec.tokenizer.collisions import number_groups, reassign_last
 from dasrec.tokenizer.report import collision_rate, sid_report
 from dasrec.tokenizer.train import load_tokenizer
 
 Floats = npt.NDArray[np.float32]
+Size = Annotated[int, Field(ge=1)]
 
 
 class AssignConfig(StageConfig):
     """How SIDs are given out."""
 
-    collisions: Literal["extra_level", "reassign_last", "share"] = "extra_level"
+    collisions: Literal["extra_level", "reassign_last", "cap", "share"] = "extra_level"
     """Items whose codes coincide: `extra_level` appends a code that numbers them (TIGER);
-    `reassign_last` moves all but the most popular to the nearest free last codeword; `share`
-    leaves them (for features of a ranking model). Users always share: a user SID is a feature,
-    nothing is looked up by it."""
-    extra_level_size: Annotated[int, Field(ge=1)] = 1
-    """Codes of the extra level at least; more where a group of colliding items is larger."""
+    `reassign_last` moves all but the most popular to the nearest free last codeword; `cap` moves
+    what `cap` items per SID leave over (FORGE); `share` leaves them (for features of a ranking
+    model). Users always share: a user SID is a feature, nothing is looked up by it."""
+    cap: Size | None = None
+    """For `cap`: items per SID at most (FORGE: 5)."""
+    extra_level_size: Size = 1
+    """Codes of the extra level at least; more where a group of colliding items is larger. What is
+    left free is the room for items that come later."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.cap is not None) != (self.collisions == "cap"):
+            raise ValueError(
+                f"cap is needed with collisions 'cap' and has no effect otherwise, got cap "
+                f"{self.cap} with collisions '{self.collisions}'"
+            )
+        return self
 
 
 def assign(
@@ -119,7 +132,7 @@ def resolve_collisions(
     """
     codes_IL = table.codes.astype(np.int64)
     if config.collisions == "extra_level":
-        rank_I = rank_in_group(groups_of(codes_IL), popularity_I)
+        rank_I = number_groups(codes_IL, popularity_I)
         size = max(config.extra_level_size, int(rank_I.max()) + 1)
         if size > 65_536:
             raise ValueError(
@@ -128,9 +141,9 @@ def resolve_collisions(
             )
         codes = np.column_stack([codes_IL, rank_I]).astype(np.uint16)
         return SidTable(codes, (*table.level_sizes, size), table.vectors, table.codebooks)
-    if config.collisions == "reassign_last":
+    if config.collisions in ("reassign_last", "cap"):
         last_KD = table.codebooks[-1]
-        moved_IL = reassign_last(codes_IL, residual_ID, last_KD, popularity_I)
+        moved_IL = reassign_last(codes_IL, residual_ID, last_KD, popularity_I, cap=config.cap or 1)
         vectors = table.vectors + last_KD[moved_IL[:, -1]] - last_KD[codes_IL[:, -1]]
         return SidTable(moved_IL.astype(np.uint16), table.level_sizes, vectors, table.codebooks)
     return table
