@@ -8,9 +8,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dasrec.cli.config import BASELINES, RunConfig
 from dasrec.core.artifacts import Manifest, load_manifest
@@ -59,7 +62,7 @@ class Run:
             out: the run directory.
             data_dir: raw data; not needed where `config.synthetic` is set.
             only: stages to execute; the others' artifacts must exist. None = all.
-            methods: tokenizers to treat; None = all of the config.
+            methods: tokenizers to treat; None = all of the config, and the baselines.
 
         Raises:
             ValueError: no data, or an unknown method.
@@ -76,6 +79,7 @@ class Run:
             )
         self.config, self.out, self.data_dir = config, out, data_dir
         self.only = only
+        self.restricted = methods is not None
         self.tokenizers = {
             name: section
             for name, section in config.tokenizers.items()
@@ -119,22 +123,40 @@ class Run:
         inputs: Mapping[str, Manifest],
         run: Callable[[], object],
     ) -> None:
-        """Run a stage unless `path` already holds what it would make."""
+        """Run a stage unless `path` already holds what it would make.
+
+        Calls side by side on one run directory make each artifact once: the later one waits.
+        """
+        if self._wanted(stage):
+            with _alone(path):
+                self._make(stage, kind, path, config, inputs, run)
+
+    def _make(
+        self,
+        stage: str,
+        kind: str,
+        path: Path,
+        config: Mapping[str, object],
+        inputs: Mapping[str, Manifest],
+        run: Callable[[], object],
+    ) -> None:
         title = path.relative_to(self.out).as_posix()
-        if not self._wanted(stage):
-            return
         if self._up_to_date(kind, path, config, inputs):
             log.info("%-9s %s: up to date", stage, title)
             return
         log.info("%-9s %s ...", stage, title)
         began = time.perf_counter()
         run()
-        # Read again: another call may have run other stages of this run meanwhile.
-        self.seconds = self._read_seconds() | {title: time.perf_counter() - began}
-        scratch = self.out / f".{SECONDS}.{os.getpid()}"
-        scratch.write_text(json.dumps(self.seconds, indent=2) + "\n")
-        scratch.replace(self.out / SECONDS)
+        self._add_seconds(title, time.perf_counter() - began)
         log.info("%-9s %s: done in %.0f s", stage, title, self.seconds[title])
+
+    def _add_seconds(self, title: str, value: float) -> None:
+        with _alone(self.out / SECONDS):
+            # Read again: another call may have run other stages of this run meanwhile.
+            self.seconds = self._read_seconds() | {title: value}
+            scratch = self.out / f".{SECONDS}.{os.getpid()}"
+            scratch.write_text(json.dumps(self.seconds, indent=2) + "\n")
+            scratch.replace(self.out / SECONDS)
 
     def _up_to_date(
         self,
@@ -199,8 +221,7 @@ class Run:
 
         config, out, seed = self.config.embed, self.path("embeddings"), self.config.seed
         if self._wanted("embed"):
-            needs_files = config.items.file is not None or config.users.file is not None
-            data = self.raw_dir if needs_files else None
+            data = self.raw_dir if config.reads_files else None
             self._step(
                 "embed",
                 "embeddings",
@@ -275,24 +296,28 @@ class Run:
 
         section, seed = self.config.generator, self.config.seed
         assert section is not None
-        base, tuned = self.path("bases", name), self.path("generators", name)
-        out = self.path("recommendations", name)
+        base, out = self.path("bases", name), self.path("recommendations", name)
         inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
         run = _bind(pretrain, section.pretrain, corpus, sids, base, seed=seed, replace=True)
         of_base = inputs | base_inputs(section.pretrain.base)
         self._step("pretrain", "base_model", base, section.pretrain.as_json(), of_base, run)
-        if self._wanted("sft"):
+        model = self.generator_path(name)
+        if section.sft is not None and self._wanted("sft"):
             with_base = inputs | {"base_model": load_manifest(base, "base_model", inputs)}
-            run = _bind(sft, section.sft, base, corpus, sids, tuned, seed=seed, replace=True)
-            self._step("sft", "generator", tuned, section.sft.as_json(), with_base, run)
+            run = _bind(sft, section.sft, base, corpus, sids, model, seed=seed, replace=True)
+            self._step("sft", "generator", model, section.sft.as_json(), with_base, run)
         if self._wanted("retrieve"):
-            with_model = inputs | {"generator": load_manifest(tuned, "generator", inputs)}
-            run = _bind(
-                retrieve, section.retrieve, tuned, corpus, sids, out, seed=seed, replace=True
-            )
-            self._step(
-                "retrieve", "recommendations", out, section.retrieve.as_json(), with_model, run
-            )
+            kind = "base_model" if section.sft is None else "generator"
+            with_model = inputs | {"generator": load_manifest(model, kind, inputs)}
+            config = section.retrieve
+            run = _bind(retrieve, config, model, corpus, sids, out, seed=seed, replace=True)
+            self._step("retrieve", "recommendations", out, config.as_json(), with_model, run)
+
+    def generator_path(self, name: str) -> Path:
+        """What generates the lists of a tokenizer: fine-tuned, or the base model without sft."""
+        section = self.config.generator
+        assert section is not None
+        return self.path("bases" if section.sft is None else "generators", name)
 
     def _rank(self, corpus: Corpus) -> None:
         from dasrec.ranking import rerank, train_ranker
@@ -323,13 +348,15 @@ class Run:
 
     @property
     def methods(self) -> list[str]:
-        """Methods with recommendations, in the order of the tables."""
-        section = self.config.baselines
+        """Methods asked for that have recommendations, in the order of the tables."""
+        section, ranking = self.config.baselines, self.config.ranking
         names = [name for name in BASELINES if getattr(section, name) is not None]
+        if self.restricted:
+            names = []
         if self.config.generator is not None:
-            names += self.config.tokenizers
-            if self.config.ranking is not None:
-                names.append(f"{self.config.ranking.tokenizer}_ranked")
+            names += self.tokenizers
+            if ranking is not None and ranking.tokenizer in self.tokenizers:
+                names.append(f"{ranking.tokenizer}_ranked")
         return [name for name in names if self.path("recommendations", name).exists()]
 
     def _evaluate(self, corpus: Corpus) -> None:
@@ -361,6 +388,22 @@ class Run:
             )
             recipe = {**config.as_json(), "method": name}
             self._step("evaluate", "eval_report", out, recipe, inputs, run)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other calls off a path, dead ones excepted (the lock ends with its process)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("%s: waiting for another call that makes it", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _bind(function: Callable[..., object], *args: object, **kwargs: object) -> Callable[[], object]:

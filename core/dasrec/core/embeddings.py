@@ -1,6 +1,7 @@
-"""The Embeddings artifact: one frozen semantic vector per item and per user."""
+"""The Embeddings artifact: frozen vectors of items, in one or more modalities, and of users."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,34 @@ class Embeddings:
 
     manifest: Manifest
     items: Floats
-    """(I, D_item) float32, memory-mapped."""
+    """(I, D_item) float32, memory-mapped: the primary modality."""
     users: Floats
     """(U, D_user) float32, memory-mapped."""
+    modality: str = "text"
+    """Name of the primary modality."""
+    more: Mapping[str, Floats] = field(default_factory=dict)
+    """Further modalities of the items, name -> (I, D_m) float32, memory-mapped."""
+
+    @property
+    def modalities(self) -> Mapping[str, Floats]:
+        """All modalities of the items, name -> (I, D_m), the primary one first."""
+        return {self.modality: self.items, **self.more}
 
 
 def load_embeddings(path: str | Path, corpus: Corpus | None = None) -> Embeddings:
     """Open an Embeddings artifact; with `corpus`, refuse one built from another corpus."""
     built_from = {} if corpus is None else {"corpus": corpus.manifest}
     manifest = load_manifest(path, "embeddings", built_from)
+    config = manifest.config  # artifacts from before modalities name none: defaults
     return Embeddings(
         manifest,
-        np.load(Path(path) / "items.npy", mmap_mode="r"),
-        np.load(Path(path) / "users.npy", mmap_mode="r"),
+        _matrix(path, "items.npy"),
+        _matrix(path, "users.npy"),
+        config.get("modality", "text"),
+        {name: _matrix(path, f"items.{name}.npy") for name in config.get("more", {})},
     )
+
+
+def _matrix(path: str | Path, name: str) -> Floats:
+    matrix: Floats = np.load(Path(path) / name, mmap_mode="r")
+    return matrix

@@ -123,18 +123,19 @@ def sentence_transformers(config: TextModelConfig) -> TextEncoder:
     return encode
 
 
-def read_rows(path: Path, table: pl.DataFrame, side: str) -> Floats:
+def read_rows(path: Path, table: pl.DataFrame, side: str, section: str) -> Floats:
     """Rows of a .npy matrix in the order of a corpus table, by the table's `source_row`.
 
     Args:
         path: (raw rows, D) floats of any width, row r = row r of the raw items or users file.
         table: `corpus.items` or `corpus.users`.
         side: "items" or "users".
+        section: the config section that names the file, for messages.
 
     Raises:
         ValueError: not such a matrix, a row that it lacks, or a needed value that is not finite.
     """
-    where = f"embed.{side}.file: {path}"
+    where = f"embed.{section}.file: {path}"
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
@@ -186,21 +187,26 @@ def history_mean(corpus: Corpus, items: Floats, half_life: float) -> Floats:
     return normalise(vectors)
 
 
-def pca(vectors: Floats, fit_on: Floats, dim: int, side: str) -> Floats:
+def pca(vectors: Floats, fit_on: Floats, dim: int, section: str) -> Floats:
     """Project on the first `dim` principal components of `fit_on`; rows of unit length.
+
+    Zero rows say that nothing is known: they are not fitted on, and they stay zero.
 
     Raises:
         ValueError: `fit_on` has fewer rows or columns than `dim`.
     """
     from sklearn.decomposition import PCA
 
+    fit_on = fit_on[fit_on.any(axis=1)]
     if dim > min(fit_on.shape):
         raise ValueError(
-            f"embed.{side}.pca_dim: {dim} is more than the {fit_on.shape[0]} vectors of width "
+            f"embed.{section}.pca_dim: {dim} is more than the {fit_on.shape[0]} vectors of width "
             f"{fit_on.shape[1]} allow; choose a smaller one"
         )
     projection = PCA(dim, svd_solver="covariance_eigh").fit(fit_on)
-    return normalise(projection.transform(vectors))
+    projected = normalise(projection.transform(vectors))
+    projected[~vectors.any(axis=1)] = 0
+    return projected
 
 
 def normalise(vectors: npt.NDArray[Any]) -> Floats:
