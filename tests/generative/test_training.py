@@ -305,6 +305,34 @@ def test_a_trained_generator_finds_the_next_step_of_the_walk(
         np.testing.assert_allclose(lists.score[row], scores[best], atol=1e-4)
 
 
+def test_a_base_model_generates_without_fine_tuning(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    config = RetrieveConfig(num_beams=48, num_items=10, splits=("test",))
+    retrieve(config, trained / "base", world.corpus, world.sids, tmp_path / "lists")
+    lists = load_recommendations(tmp_path / "lists", world.corpus)
+    assert lists.queries.tolist() == world.corpus.queries("test").tolist()
+    base = load_manifest(trained / "base", "base_model")
+    assert lists.manifest is not None
+    assert lists.manifest.inputs["generator"] == base.fingerprint
+
+    model = AutoModelForCausalLM.from_pretrained(trained / "base").eval()
+    vocabulary = load_generator(trained / "base", world.sids).vocabulary
+    trie = build_trie(world.corpus, world.sids, vocabulary)
+    builder = SequenceBuilder(world.sids, vocabulary)
+    prompts = query_prompts(world.corpus, builder, lists.queries[:3], config.max_history)
+    for row in range(3):
+        ids = torch.from_numpy(prompts.tokens[prompts.starts[row] : prompts.starts[row + 1]])[None]
+        scores = score_items(model, ids, torch.ones_like(ids), trie)[0].numpy()
+        assert lists.item_idx[row].tolist() == np.argsort(-scores, kind="stable")[:10].tolist()
+
+
+@pytest.mark.parametrize("splits", [(), ("train",), ("test", "test")])
+def test_lists_are_for_valid_and_test_only(splits: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="expected valid, test or both"):
+        RetrieveConfig(splits=splits)
+
+
 def test_the_adapter_loads_with_plain_peft_and_transformers(
     world: World, trained: Path, tmp_path: Path
 ) -> None:

@@ -28,21 +28,21 @@ class Generator:
 
 
 def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
-    """Open a generator artifact; the base model lies where base.json says (a relative path).
+    """Open what can generate: a "generator" artifact, or a "base_model" without fine-tuning.
+
+    The base model of a generator lies where its base.json says (a relative path).
 
     Raises:
         FileNotFoundError: the base model is not there.
         ValueError: the generator was built from other semantic IDs or another base model.
     """
     path = Path(path)
-    manifest = load_manifest(path, "generator", {"semantic_ids": sids.manifest})
-    base_path = (path / json.loads((path / POINTER).read_text())["path"]).resolve()
-    base_manifest = load_manifest(base_path, "base_model")
-    if manifest.inputs["base_model"] != base_manifest.fingerprint:
-        raise ValueError(
-            f"{path}: was built on base model {manifest.inputs['base_model']}, but {base_path} "
-            f"holds {base_manifest.fingerprint}; train the adapter again on this base"
-        )
+    made_from = {"semantic_ids": sids.manifest}
+    if (path / POINTER).exists():
+        manifest = load_manifest(path, "generator", made_from)
+        base_path = _base_of(path, manifest)
+    else:
+        manifest, base_path = load_manifest(path, "base_model", made_from), path
     vocabulary = load_vocabulary(base_path)
     vocabulary.check(sids)
     model, tokenizer = load_base(base_path)
@@ -50,3 +50,14 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
         model = PeftModel.from_pretrained(model, path / ADAPTER)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Generator(manifest, model, tokenizer, vocabulary)
+
+
+def _base_of(path: Path, manifest: Manifest) -> Path:
+    base_path = (path / str(json.loads((path / POINTER).read_text())["path"])).resolve()
+    base = load_manifest(base_path, "base_model")
+    if manifest.inputs["base_model"] != base.fingerprint:
+        raise ValueError(
+            f"{path}: was built on base model {manifest.inputs['base_model']}, but {base_path} "
+            f"holds {base.fingerprint}; train the adapter again on this base"
+        )
+    return base_path

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from dasrec.core import (
@@ -23,7 +23,7 @@ from dasrec.core import (
     check_free,
     write_recommendations,
 )
-from dasrec.core.corpus import ExcludeSeen
+from dasrec.core.corpus import ExcludeSeen, Split
 from dasrec.generative.head import LevelHead
 from dasrec.generative.load import Generator, load_generator
 from dasrec.generative.search import constrained_beam_search
@@ -54,6 +54,16 @@ class RetrieveConfig(StageConfig):
 
     exclude_seen: ExcludeSeen = "never"
     """Keep items of the user's history out of the list, inside the search."""
+
+    splits: tuple[Split, ...] = ("valid", "test")
+    """Splits whose queries get lists."""
+
+    @field_validator("splits")
+    @classmethod
+    def _predicted(cls, splits: tuple[Split, ...]) -> tuple[Split, ...]:
+        if not splits or len(set(splits)) < len(splits) or "train" in splits:
+            raise ValueError(f"expected valid, test or both, got {list(splits)}")
+        return splits
 
 
 def build_trie(corpus: Corpus, sids: SemanticIds, vocabulary: SidVocabulary) -> SidTrie:
@@ -165,7 +175,16 @@ def retrieve(
     seed: int = 0,
     replace: bool = False,
 ) -> Manifest:
-    """Generate lists for the queries of the validation and test splits.
+    """Generate lists for the queries of `config.splits`.
+
+    Args:
+        config: beams, list length, prompts, splits.
+        generator_path: a generator, or a base_model that was not fine-tuned.
+        corpus: whose queries are answered.
+        sids: what the generator was trained on.
+        out: directory of the new artifact.
+        seed: kept in the manifest; nothing here is random.
+        replace: overwrite `out`.
 
     Returns:
         The manifest of the Recommendations artifact written to `out`.
@@ -174,7 +193,7 @@ def retrieve(
     generator: Generator = load_generator(generator_path, sids)
     trie = build_trie(corpus, sids, generator.vocabulary)
     builder = SequenceBuilder(sids, generator.vocabulary)
-    queries = np.sort(np.concatenate([corpus.queries("valid"), corpus.queries("test")]))
+    queries = np.sort(np.concatenate([corpus.queries(split) for split in config.splits]))
     prompts = query_prompts(corpus, builder, queries, config.max_history, config.use_user_sid)
     excluded = seen_items(config, corpus, queries)
     items, scores = generate_lists(
