@@ -146,6 +146,48 @@ def test_recommend_names_items_and_unknown_ids(finished: tuple[Path, str]) -> No
     assert "item 'nothing' is not in the corpus" in finish(wrong, code=2)
 
 
+def test_two_calls_side_by_side_fill_one_run_without_fine_tuning(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    out, record = tmp_path / "run", tmp_path / "results"
+    arguments = [
+        *("run", "configs/quickstart.yaml", *SMALL, "--out", str(out)),
+        *("generator.sft=null", "generator.retrieve.splits=[test]", "ranking=null"),
+        *("baselines.sasrec=null", "--record", str(record), "--topic", "tokenizers"),
+    ]
+    started = {name: dasrec(*arguments, "--method", name) for name in ("das", "tiger")}
+    printed = {name: finish(process) for name, process in started.items()}
+    made = fingerprints(out)
+    for name in ("corpus", "recommendations/popularity"):  # by one of the two
+        done = [text.count(f"{name}: done in") for text in printed.values()]
+        assert sorted(done) == [0, 1]
+        assert name in json.loads((out / "seconds.json").read_text())
+    assert made["corpus"] == fingerprints(finished[0])["corpus"]
+    assert {f"{kind}/{name}" for kind in ("bases", "reports") for name in started} <= set(made)
+    assert not (out / "generators").exists()
+    assert "popularity" not in printed["das"].split("Semantic IDs of items")[1]
+    assert "Recommended" in printed["tiger"]
+
+    lines = read_results(record)
+    assert {(line.topic, line.method, line.split) for line in lines} == {
+        ("tokenizers", "das", "test"),
+        ("tokenizers", "tiger", "test"),
+    }
+    for line in lines:
+        manifest = json.loads((out / "sids" / line.method / MANIFEST).read_text())
+        for key, value in manifest["metrics"].items():
+            assert line.metrics[key.removeprefix("item/").replace("/", "_")] == value
+        assert set(line.seconds) == {"tokenize", "assign", "train", "retrieve", "evaluate"}
+    user = load_users(out)[0]
+    assert user in finish(dasrec("recommend", "--run", str(out), "--user", user, "-k", "2"))
+
+
+def load_users(run: Path) -> list[str]:
+    from dasrec.core import load_corpus
+
+    return list(load_corpus(run / "corpus").users["user_id"])
+
+
 def test_mistakes_end_with_one_message(tmp_path: Path) -> None:
     mistakes = {
         ("run", "configs/nope.yaml"): "configs/nope.yaml: no such config file",

@@ -48,8 +48,8 @@ class GeneratorConfig(StageConfig):
     pretrain: PretrainConfig
     """Base model and full training."""
 
-    sft: SftConfig = SftConfig()
-    """LoRA fine-tuning."""
+    sft: SftConfig | None = SftConfig()
+    """LoRA fine-tuning; null generates from the pretrained base model as it is."""
 
     retrieve: RetrieveConfig = RetrieveConfig()
     """Generation of the lists that are evaluated."""

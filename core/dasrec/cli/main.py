@@ -42,10 +42,14 @@ def run(
     overrides: Overrides = None,
     out: Out = Path("runs/default"),
     data: Data = None,
+    method: Methods = None,
     record: Annotated[
         Path | None,
-        typer.Option("--record", help="Append the figures to TOPIC.jsonl files in this folder."),
+        typer.Option("--record", help="Append the figures to TOPIC.jsonl in this folder."),
     ] = None,
+    topic: Annotated[
+        str, typer.Option(help="What the recorded figures are about; names their file.")
+    ] = "ladder",
     variant: Annotated[
         str, typer.Option(help="What tells the recorded figures from others of the same methods.")
     ] = "",
@@ -54,13 +58,15 @@ def run(
     from dasrec.cli.config import load_run_config
     from dasrec.cli.pipeline import Run
     from dasrec.cli.summary import record_results, show_summary
+    from dasrec.eval.result_line import check_topic
 
+    check_topic(topic)
     settings = load_run_config(config, overrides)
-    plan = Run(settings, out, data)
+    plan = Run(settings, out, data, methods=method)
     plan.execute()
     show_summary(plan, _console())
     if record is not None:
-        record_results(plan, record, config, overrides or [], variant)
+        record_results(plan, record, config, overrides or [], topic, variant)
 
 
 def _stage_command(stage: str, text: str) -> None:

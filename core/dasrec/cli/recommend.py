@@ -39,8 +39,14 @@ class Found:
 class Recommender:
     """A trained run, ready to answer."""
 
-    def __init__(self, run_dir: Path, method: str) -> None:
+    def __init__(self, run_dir: Path, method: str, generator_path: Path | None = None) -> None:
         """Load corpus, SIDs, generator and trie.
+
+        Args:
+            run_dir: the run directory.
+            method: the tokenizer.
+            generator_path: a generator or base_model of this tokenizer; None takes the run's
+                fine-tuned generator, or the base model of a run without fine-tuning.
 
         Raises:
             FileNotFoundError: a part of the run is missing.
@@ -48,7 +54,9 @@ class Recommender:
         """
         self.corpus = load_corpus(run_dir / "corpus")
         self.sids = load_sids(run_dir / "sids" / method, self.corpus.manifest)
-        self.generator = load_generator(run_dir / "generators" / method, self.sids)
+        tuned = run_dir / "generators" / method
+        path = generator_path or (tuned if tuned.exists() else run_dir / "bases" / method)
+        self.generator = load_generator(path, self.sids)
         self.trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
         self.builder = SequenceBuilder(self.sids, self.generator.vocabulary)
         self.max_history = int(self.generator.manifest.config["max_history"])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -42,7 +44,7 @@ def show_summary(run: Run, console: Console) -> None:
 
 def _show_sids(run: Run, console: Console) -> None:
     rows = []
-    for name in run.config.tokenizers:
+    for name in run.tokenizers:
         metrics = load_manifest(run.path("sids", name), "semantic_ids").metrics
         usage = [
             f"{value:.0f}" for key, value in metrics.items() if key.startswith("item/perplexity")
@@ -56,7 +58,7 @@ def _show_sids(run: Run, console: Console) -> None:
 
 
 def _rankers(run: Run) -> dict[str, Manifest]:
-    if run.config.ranking is None:
+    if run.config.ranking is None or run.config.ranking.tokenizer not in run.tokenizers:
         return {}
     names = ("id_only", run.config.ranking.tokenizer)
     paths = {name: run.path("rankers", name) for name in names}
@@ -75,12 +77,12 @@ def _show_ranking(run: Run, console: Console) -> None:
 
 
 def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
-    if run.config.generator is None or not run.config.tokenizers:
+    if run.config.generator is None or not run.tokenizers:
         return
     from dasrec.cli.recommend import Recommender, recommendation_table
 
-    method = next(iter(run.config.tokenizers))
-    recommender = Recommender(run.out, method)
+    method = next(iter(run.tokenizers))
+    recommender = Recommender(run.out, method, run.generator_path(method))
     queries = corpus.queries("test")
     users, first = np.unique(corpus.user_idx[queries], return_index=True)
     for user, row in zip(users[:SHOWN_USERS].tolist(), queries[first], strict=False):
@@ -113,55 +115,94 @@ def _write_results(run: Run, reports: list[EvalReport]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text)
     scratch.replace(path)
 
 
+SECONDS_OF = {
+    "tokenizers": "tokenize",
+    "sids": "assign",
+    "models": "train",
+    "bases": "train",
+    "generators": "train",
+    "recommendations": "retrieve",
+    "rankers": "rank",
+    "reports": "evaluate",
+}
+"""What the recorded seconds of a folder's artifacts are called; equal names are added."""
+
+
 def record_results(
-    run: Run, folder: Path, config_path: Path, overrides: list[str], variant: str = ""
+    run: Run,
+    folder: Path,
+    config_path: Path,
+    overrides: list[str],
+    topic: str = "ladder",
+    variant: str = "",
 ) -> None:
-    """Append the run's figures to `ladder.jsonl` and `ranking.jsonl` in `folder`."""
+    """Append the figures of the run's methods to `<topic>.jsonl` and `ranking.jsonl` in `folder`.
+
+    A line holds the metrics of the lists, all figures of the semantic IDs and the seconds.
+    """
     corpus = load_manifest(run.path("corpus"), "corpus")
-    text = json.dumps(run.config.as_json(), sort_keys=True)
     data = [] if run.data_dir is None else ["--data", run.data_dir.resolve().name]
+    chosen = [part for name in run.tokenizers for part in ("--method", name)]
     where = config_path.name if config_path.is_absolute() else config_path.as_posix()
+    command = ["dasrec", "run", where, *overrides, *data, *(chosen if run.restricted else [])]
     common: dict[str, Any] = {
         "dataset": run.config.name,
-        "command": shlex.join(["dasrec", "run", where, *overrides, *data]),
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "command": shlex.join(command),
         "data_sha256": corpus.inputs["raw"],
         "seed": run.config.seed,
         "variant": variant,
     }
     strategy = run.config.prepare.split.method
     for name in run.methods:
-        seconds = {
-            title.split("/")[0]: round(value, 1)
-            for title, value in run.seconds.items()
-            if title.split("/")[-1] == name
-        }
         lines = results_of_report(
             run.path("reports", name),
-            topic="ladder",
+            topic=topic,
             protocol=f"{strategy}/full/item",
-            seconds=seconds,
+            seconds=_seconds_of(run, name),
             more=_sid_figures(run, name),
+            config_sha256=_config_sha256(run, name),
             **common,
         )
         append_results(folder, *lines)
     for name, manifest in _rankers(run).items():
-        append_results(folder, *_ranking_lines(name, manifest, strategy, common))
+        figures = common | {"config_sha256": _config_sha256(run, name)}
+        append_results(folder, *_ranking_lines(name, manifest, strategy, figures))
     sys.stderr.write(f"recorded in {folder}\n")
 
 
+def _config_sha256(run: Run, method: str) -> str:
+    """Digest of the config without the other tokenizers: what `method` was made with."""
+    config = run.config.as_json()
+    own = method.removesuffix("_ranked")
+    config["tokenizers"] = {k: v for k, v in config["tokenizers"].items() if k == own}
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _seconds_of(run: Run, method: str) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for title, value in run.seconds.items():
+        folder, _, name = title.partition("/")
+        if name == method:
+            stage = SECONDS_OF[folder]
+            seconds[stage] = round(seconds.get(stage, 0) + value, 1)
+    return seconds
+
+
 def _sid_figures(run: Run, name: str) -> dict[str, float]:
+    """Figures of the SIDs by recorded name: `item/x` is x, `user/x` is user_x."""
     path = run.path("sids", name)
     if not path.exists():
         return {}
-    metrics = load_manifest(path, "semantic_ids").metrics
-    keys = ("collision_rate", "collision_rate_before", "largest_group")
-    return {key: float(metrics[f"item/{key}"]) for key in keys}
+    return {
+        key.removeprefix("item/").replace("/", "_"): float(value)
+        for key, value in load_manifest(path, "semantic_ids").metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def _ranking_lines(

@@ -12,6 +12,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _METRIC = re.compile(r"[a-z0-9_]+(@[0-9]+)?(\[[a-z0-9_]+\])?")
 
 
+def check_topic(topic: str) -> None:
+    """Refuse a topic that cannot name a file.
+
+    Raises:
+        ValueError: characters other than lower-case letters, digits and _.
+    """
+    if not _NAME.fullmatch(topic):
+        raise ValueError(f"topic: expected lower-case letters, digits and _, got '{topic}'")
+
+
 class ResultLine(StageConfig):
     """One figure-bearing run: one line of a topic's file."""
 
@@ -51,8 +61,7 @@ class ResultLine(StageConfig):
     @field_validator("topic")
     @classmethod
     def _file_name(cls, topic: str) -> str:
-        if not _NAME.fullmatch(topic):
-            raise ValueError(f"expected lower-case letters, digits and _, got '{topic}'")
+        check_topic(topic)
         return topic
 
     @field_validator("metrics")
