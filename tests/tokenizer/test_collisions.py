@@ -125,6 +125,13 @@ def test_fixed_rows_keep_their_codes_and_their_room(
     assert len(np.unique(got, axis=0)) == ITEMS
 
 
+def test_fixed_rows_stay_even_where_they_share() -> None:
+    codes, book = np.zeros((3, 2), np.int64), np.arange(4, dtype=np.float32)[:, None]
+    fixed = np.array([True, False, True])
+    got = reassign_last(codes, np.ones((3, 1), np.float32), book, np.arange(3), fixed_I=fixed)
+    assert got[:, 1].tolist() == [0, 1, 0]
+
+
 @pytest.mark.parametrize(("policy", "cap"), [("reassign_last", None), ("cap", 3)])
 def test_policies_move_codes_and_vectors_together(
     world: tuple[SidTable, np.ndarray, np.ndarray], policy: Any, cap: int | None
