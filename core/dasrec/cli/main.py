@@ -172,12 +172,33 @@ def report(
 
 
 @sids_app.command("report")
-def sids_report(path: Annotated[Path, typer.Argument(help="A SemanticIds artifact.")]) -> None:
-    """Print the quality of semantic IDs: collisions, usage, purity, alignment."""
-    from dasrec.core.semantic_ids import load_sids
-    from dasrec.tokenizer import render_report
+def sids_report(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="SIDS...", help="SemanticIds artifacts: RUN/sids/NAME.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write a page (.html) with pictures, and its figures as JSON."),
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Corpus, for --out; by default RUN/corpus.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Embeddings, for --out; by default RUN/embeddings.")
+    ] = None,
+) -> None:
+    """Quality of semantic IDs, several side by side: collisions, usage, purity, alignment."""
+    from dasrec.cli.sids import terminal_report, write_report
 
-    typer.echo(render_report(load_sids(path).manifest.metrics, title=str(path)))
+    if out is not None:
+        beside = write_report(paths, out, corpus, embeddings)
+        typer.echo(f"wrote {out} and {beside}")
+    elif corpus is None and embeddings is None:
+        typer.echo(terminal_report(paths))
+    else:
+        raise ValueError(
+            "sids report: --corpus and --embeddings are read for a page only; add --out FILE.html"
+        )
 
 
 @data_app.command("generate")
