@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 
 from dasrec.core.config import StageConfig
 from dasrec.core.cooccurrence import CooccurrenceConfig
-from dasrec.core.encoders import LsaConfig, TextModelConfig
+from dasrec.core.encoders import TextModelConfig
 from dasrec.core.images import ImagesConfig
+from dasrec.core.lsa import LsaConfig
 
 
 def _check_file(encoder: str, file: str | None) -> None:

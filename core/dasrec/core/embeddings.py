@@ -32,6 +32,15 @@ class Embeddings:
         """All modalities of the items, name -> (I, D_m), the primary one first."""
         return {self.modality: self.items, **self.more}
 
+    @property
+    def space(self) -> str:
+        """Names the encoders: equal for an artifact and all those made with its fitted encoders.
+
+        A tokenizer trained on one of them understands the others.
+        """
+        space: str = self.manifest.metrics.get("space", self.manifest.fingerprint)
+        return space
+
 
 def load_embeddings(path: str | Path, corpus: Corpus | None = None) -> Embeddings:
     """Open an Embeddings artifact; with `corpus`, refuse one built from another corpus."""

@@ -15,26 +15,12 @@ from pydantic import Field
 
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import Corpus
-from dasrec.core.seeding import derive_seed
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 TextEncoder = Callable[[list[str]], Floats]
 """N texts -> (N, D) float32."""
-
-
-class LsaConfig(StageConfig):
-    """Latent semantic analysis (Deerwester et al., 1990), fitted on the item texts."""
-
-    dim: int = Field(default=128, ge=1)
-    """Width D."""
-
-    max_features: int = Field(default=50_000, ge=1)
-    """Most frequent words and word pairs kept."""
-
-    min_df: int = Field(default=2, ge=1)
-    """Words in fewer items than this are dropped."""
 
 
 class TextModelConfig(StageConfig):
@@ -54,43 +40,6 @@ class TextModelConfig(StageConfig):
 
     device: str | None = None
     """Torch device; null lets the library choose."""
-
-
-def lsa(config: LsaConfig, item_texts: list[str], seed: int) -> TextEncoder:
-    """TF-IDF of words and word pairs, truncated SVD, rows of unit length.
-
-    Vocabulary, document frequencies and components come from the item texts, and every text is
-    transformed into that space. A text without any known word gets the zero vector.
-
-    Raises:
-        ValueError: the texts have no words, or too few for `config.dim`.
-    """
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=min(config.min_df, len(item_texts)),
-        max_features=config.max_features,
-        stop_words="english",
-        sublinear_tf=True,
-        dtype=np.float32,
-    )
-    try:
-        weights = vectorizer.fit_transform(item_texts)
-    except ValueError as error:  # scikit-learn's word for an empty vocabulary
-        raise ValueError(
-            f"embed.items: no usable words in the item texts ({error}); "
-            "choose other columns or lower embed.lsa.min_df"
-        ) from None
-    if config.dim > min(weights.shape):
-        raise ValueError(
-            f"embed.lsa.dim: {config.dim} is more than {weights.shape[0]} items and "
-            f"{weights.shape[1]} words allow; choose a smaller one"
-        )
-    svd = TruncatedSVD(config.dim, n_iter=7, random_state=derive_seed(seed, "embed", "lsa"))
-    svd.fit(weights)
-    return lambda texts: normalise(svd.transform(vectorizer.transform(texts)))
 
 
 def sentence_transformers(config: TextModelConfig) -> TextEncoder:
@@ -185,28 +134,6 @@ def history_mean(corpus: Corpus, items: Floats, half_life: float) -> Floats:
     counts = corpus.train_item_count.astype(np.float32)
     vectors[np.diff(starts) == 0] = counts @ items if counts.any() else items.sum(axis=0)
     return normalise(vectors)
-
-
-def pca(vectors: Floats, fit_on: Floats, dim: int, section: str) -> Floats:
-    """Project on the first `dim` principal components of `fit_on`; rows of unit length.
-
-    Zero rows say that nothing is known: they are not fitted on, and they stay zero.
-
-    Raises:
-        ValueError: `fit_on` has fewer rows or columns than `dim`.
-    """
-    from sklearn.decomposition import PCA
-
-    fit_on = fit_on[fit_on.any(axis=1)]
-    if dim > min(fit_on.shape):
-        raise ValueError(
-            f"embed.{section}.pca_dim: {dim} is more than the {fit_on.shape[0]} vectors of width "
-            f"{fit_on.shape[1]} allow; choose a smaller one"
-        )
-    projection = PCA(dim, svd_solver="covariance_eigh").fit(fit_on)
-    projected = normalise(projection.transform(vectors))
-    projected[~vectors.any(axis=1)] = 0
-    return projected
 
 
 def normalise(vectors: npt.NDArray[Any]) -> Floats:
