@@ -33,6 +33,13 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw dat
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="Tokenizer to treat (repeat for several).")
 ]
+FittedOn = Annotated[
+    Path | None,
+    typer.Option(
+        "--fitted-on",
+        help="Use the fitted encoders of this Embeddings artifact, for a later catalogue.",
+    ),
+]
 RunDir = Annotated[Path, typer.Option("--run", help="Run directory.")]
 
 
@@ -43,6 +50,7 @@ def run(
     out: Out = Path("runs/default"),
     data: Data = None,
     method: Methods = None,
+    fitted_on: FittedOn = None,
     record: Annotated[
         Path | None,
         typer.Option("--record", help="Append the figures to TOPIC.jsonl in this folder."),
@@ -62,11 +70,27 @@ def run(
 
     check_topic(topic)
     settings = load_run_config(config, overrides)
-    plan = Run(settings, out, data, methods=method)
+    plan = Run(settings, out, data, methods=method, fitted_on=fitted_on)
     plan.execute()
     show_summary(plan, _console())
     if record is not None:
         record_results(plan, record, config, overrides or [], topic, variant)
+
+
+@app.command()
+def embed(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = Path("runs/default"),
+    data: Data = None,
+    fitted_on: FittedOn = None,
+) -> None:
+    """Items and users to vectors (one stage; its inputs are read from --out)."""
+    from dasrec.cli.config import load_run_config
+    from dasrec.cli.pipeline import Run
+
+    settings = load_run_config(config, overrides)
+    Run(settings, out, data, {"embed"}, fitted_on=fitted_on).execute()
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -87,7 +111,6 @@ def _stage_command(stage: str, text: str) -> None:
 
 for _name, _text in {
     "prepare": "Raw log to corpus: check, filter, number, split",
-    "embed": "Item and user texts to vectors",
     "baselines": "Popularity, item-kNN and SASRec",
     "tokenize": "Train the tokenizers",
     "assign": "Give items and users their semantic IDs",

@@ -54,6 +54,7 @@ class Run:
         data_dir: Path | None = None,
         only: Collection[str] | None = None,
         methods: Collection[str] | None = None,
+        fitted_on: Path | None = None,
     ) -> None:
         """Plan a run.
 
@@ -63,6 +64,7 @@ class Run:
             data_dir: raw data; not needed where `config.synthetic` is set.
             only: stages to execute; the others' artifacts must exist. None = all.
             methods: tokenizers to treat; None = all of the config, and the baselines.
+            fitted_on: an Embeddings artifact whose encoders are used; None = fit them.
 
         Raises:
             ValueError: no data, or an unknown method.
@@ -78,7 +80,7 @@ class Run:
                 f"{config.name}: this config reads raw data; give its folder with --data PATH"
             )
         self.config, self.out, self.data_dir = config, out, data_dir
-        self.only = only
+        self.only, self.fitted_on = only, fitted_on
         self.restricted = methods is not None
         self.tokenizers = {
             name: section
@@ -222,13 +224,23 @@ class Run:
         config, out, seed = self.config.embed, self.path("embeddings"), self.config.seed
         if self._wanted("embed"):
             data = self.raw_dir if config.reads_files else None
+            earlier = self.fitted_on
             self._step(
                 "embed",
                 "embeddings",
                 out,
                 config.as_json(),
-                embed_inputs(config, corpus, data),
-                lambda: embed(config, corpus, out, data_dir=data, seed=seed, replace=True),
+                embed_inputs(config, corpus, data, earlier),
+                _bind(
+                    embed,
+                    config,
+                    corpus,
+                    out,
+                    data_dir=data,
+                    fitted_on=earlier,
+                    seed=seed,
+                    replace=True,
+                ),
             )
         needed = self._wanted("tokenize") or self._wanted("assign")
         return load_embeddings(out, corpus) if needed else None
