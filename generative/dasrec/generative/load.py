@@ -30,19 +30,20 @@ class Generator:
 def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
     """Open what can generate: a "generator" artifact, or a "base_model" without fine-tuning.
 
-    The base model of a generator lies where its base.json says (a relative path).
+    The base model of a generator lies where its base.json says (a relative path). `sids` may be a
+    later version of those it was trained with.
 
     Raises:
         FileNotFoundError: the base model is not there.
         ValueError: the generator was built from other semantic IDs or another base model.
     """
     path = Path(path)
-    made_from = {"semantic_ids": sids.manifest}
     if (path / POINTER).exists():
-        manifest = load_manifest(path, "generator", made_from)
+        manifest = load_manifest(path, "generator")
         base_path = _base_of(path, manifest)
     else:
-        manifest, base_path = load_manifest(path, "base_model", made_from), path
+        manifest, base_path = load_manifest(path, "base_model"), path
+    sids.check_built_from(path, manifest)
     vocabulary = load_vocabulary(base_path)
     vocabulary.check(sids)
     model, tokenizer = load_base(base_path)

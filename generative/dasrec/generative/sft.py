@@ -111,7 +111,8 @@ def sft(
         base.json with the relative path of the base model.
     """
     check_free(out, replace)
-    base_manifest = load_manifest(base_path, "base_model", {"semantic_ids": sids.manifest})
+    base_manifest = load_manifest(base_path, "base_model")
+    sids.check_built_from(base_path, base_manifest)
     inputs = {
         "corpus": corpus.manifest,
         "semantic_ids": sids.manifest,

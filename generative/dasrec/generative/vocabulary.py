@@ -59,16 +59,27 @@ class SidVocabulary:
         return _lookup(np.asarray(sids.users.codes), self.user_levels)
 
     def check(self, sids: SemanticIds) -> None:
-        """Refuse semantic IDs other than those the tokens were made for.
+        """Refuse semantic IDs other than those the tokens were made for or a later version.
 
         Raises:
-            ValueError: the fingerprints differ.
+            ValueError: `sids` do not extend them, or have levels of other sizes.
         """
-        if sids.fingerprint != self.sids_fingerprint:
+        if not sids.extends(self.sids_fingerprint):
             raise ValueError(
                 f"vocabulary was built from semantic IDs {self.sids_fingerprint}, but "
-                f"{sids.fingerprint} were given; use the SIDs that the model was trained with"
+                f"{sids.fingerprint} were given, which do not extend them; use the SIDs that the "
+                "model was trained with or a later version of them"
             )
+        tables = [("items", sids.items, self.item_levels)]
+        if sids.users is not None:
+            tables.append(("users", sids.users, self.user_levels))
+        for side, table, levels in tables:
+            sizes = tuple(map(len, levels))
+            if table.level_sizes != sizes:
+                raise ValueError(
+                    f"vocabulary has {side} levels of {sizes} codes, but the semantic IDs have "
+                    f"{table.level_sizes}; use the SIDs that the model was trained with"
+                )
 
     def save(self, directory: Path) -> None:
         """Write vocabulary.json."""

@@ -67,17 +67,16 @@ def load_ranker(path: str | Path, corpus: Corpus, sids: SemanticIds | None) -> R
     Args:
         path: its directory.
         corpus: the corpus it was trained on.
-        sids: the semantic IDs it was trained with; None for an ID-only model.
+        sids: the semantic IDs it was trained with or a later version; None for an ID-only model.
 
     Raises:
         ValueError: another corpus or other semantic IDs than those it was trained with.
     """
     path = Path(path)
-    built_from = {"corpus": corpus.manifest}
+    manifest = load_manifest(path, "ranking_model", {"corpus": corpus.manifest})
     if sids is not None:
-        built_from["semantic_ids"] = sids.manifest
-    manifest = load_manifest(path, "ranking_model", built_from)
-    if sids is None and "semantic_ids" in manifest.inputs:
+        sids.check_built_from(path, manifest)
+    elif "semantic_ids" in manifest.inputs:
         raise ValueError(
             f"{path}: was trained with semantic IDs {manifest.inputs['semantic_ids']}, got none; "
             "pass the SemanticIds artifact it was trained with"
