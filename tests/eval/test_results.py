@@ -87,6 +87,39 @@ def test_table_says_what_the_lines_say(tmp_path: Path) -> None:
     assert cells(other, "by slice**")[0]["cold_items"] == "0.0200"
 
 
+def test_tokenizers_have_tables_of_their_semantic_ids(tmp_path: Path) -> None:
+    sids = {"collision_rate": 0.02, "perplexity_0": 101.5, "user_gini": 0.3}
+    sids |= {"alignment_recall@10": 0.25, "gini": 0.1}
+    quality = {"recall@10": 0.06, "ndcg@10": 0.03, "hr@10": 0.06, "queries": 9.0}
+    topic = {"topic": "tokenizers", "variant": "", "seconds": {"tokenize": 61.4, "train": 90}}
+    append_results(
+        tmp_path,
+        line(metrics=quality | sids, **topic),
+        line(metrics=quality | sids | {"perplexity_0": 111.5}, seed=1, **topic),
+        line(metrics=quality, split="valid", **topic),
+        line(metrics=quality, method="item_knn", **topic),
+        line(metrics=quality | sids),
+    )
+    page = results_table(tmp_path)
+    page = page[page.index("## tokenizers") :]
+    das, knn = cells(page, "**test**")
+    assert list(das) == [
+        *("method", "variant", "seeds", "users", "recall@10", "ndcg@10"),
+        *("tokenize s", "train s", "retrieve s"),
+    ]
+    assert (das["tokenize s"], das["retrieve s"]) == ("61", "-")
+    assert knn["method"].startswith("item_knn[^")
+    (items,) = cells(page, "**semantic IDs of items**")  # item_knn has none
+    assert items["perplexity_0"] == f"{106.5:.4f} ± {statistics.stdev([101.5, 111.5]):.4f}"
+    assert {"collision_rate", "gini", "alignment_recall@10"} <= set(items)
+    assert not {"user_gini", "queries", "recall@10"} & set(items)
+    assert cells(page, "**semantic IDs of users**")[0]["user_gini"].startswith("0.3000")
+    assert page.count("**semantic IDs of items**") == 1
+    ladder = results_table(tmp_path).split("## tokenizers")[0]
+    assert "collision_rate" in ladder
+    assert "perplexity_0" not in ladder
+
+
 def test_every_row_has_its_footnote(tmp_path: Path) -> None:
     append_results(tmp_path, line(), line(seed=1, command="dasrec run x"), line(method="sasrec"))
     markdown = results_table(tmp_path)

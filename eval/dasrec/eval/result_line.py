@@ -1,4 +1,4 @@
-"""The format of `docs/results/<topic>.jsonl`: what a line holds and what makes it valid."""
+"""The formats of `docs/results/<topic>.jsonl` and `docs/results/comparisons/<topic>.jsonl`."""
 
 import re
 from datetime import datetime
@@ -84,3 +84,67 @@ class ResultLine(StageConfig):
     def run(self) -> tuple[str, str, str, str, int]:
         """What a later line of the same run replaces."""
         return (self.dataset, self.protocol, self.method, self.variant, self.seed)
+
+
+class ComparisonLine(StageConfig):
+    """One method against a baseline on the same queries, see `dasrec.eval.paired`."""
+
+    topic: str
+    """As in `ResultLine`."""
+    dataset: str
+    """As in `ResultLine`."""
+    protocol: str
+    """As in `ResultLine`."""
+    split: Split
+    """Where the metric was measured."""
+    metric: str
+    """E.g. "ndcg@10"."""
+    baseline: str
+    """What every other method is compared with."""
+    method: str
+    """The other method."""
+    seeds: tuple[int, ...]
+    """Runs that were pooled, by seed."""
+    users: int = Field(ge=0)
+    """Users drawn in the resampling."""
+    mean_baseline: float
+    """Mean over queries and seeds."""
+    mean_method: float
+    """Mean over queries and seeds."""
+    difference: float
+    """mean_baseline - mean_method."""
+    low: float
+    """Lower end of the 95% bootstrap interval of the difference."""
+    high: float
+    """Upper end."""
+    p_value: float
+    """Two-sided, of the randomisation test."""
+    p_holm: float
+    """Adjusted over the methods compared in one call by this metric."""
+    hardware: str
+    """As in `ResultLine`."""
+    command: str
+    """What to type to get the figure again."""
+    data_sha256: str
+    """Digest of the input data."""
+    code: str
+    """Version and commit."""
+    date: str
+    """UTC, ISO 8601."""
+
+    @field_validator("topic")
+    @classmethod
+    def _file_name(cls, topic: str) -> str:
+        check_topic(topic)
+        return topic
+
+    @field_validator("date")
+    @classmethod
+    def _iso(cls, date: str) -> str:
+        datetime.fromisoformat(date)
+        return date
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        """What a later line of the same comparison replaces."""
+        return (self.dataset, self.protocol, self.split, self.metric, self.baseline, self.method)

@@ -1,37 +1,55 @@
 """Figures that outlive a run: one line of JSON each, and the Markdown made from the lines.
 
-`docs/results/<topic>.jsonl` is appended to by the commands that measured, never edited by hand.
+`docs/results/<topic>.jsonl` (metrics of methods) and `docs/results/comparisons/<topic>.jsonl`
+(methods against each other) are appended to by the commands that measured, never edited by hand.
 """
 
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from dasrec.core.artifacts import code_version
 from dasrec.core.config import build_config
 from dasrec.eval.report import load_report
-from dasrec.eval.result_line import ResultLine
+from dasrec.eval.result_line import ComparisonLine, ResultLine
 from dasrec.eval.results_markdown import results_markdown
 
+COMPARISONS = "comparisons"
+
 __all__ = [
+    "ComparisonLine",
     "ResultLine",
+    "append_comparisons",
     "append_results",
     "hardware",
+    "read_comparisons",
     "read_results",
     "results_of_report",
     "results_table",
 ]
 
+Line = TypeVar("Line", ResultLine, ComparisonLine)
+
 
 def append_results(folder: str | Path, *lines: ResultLine) -> None:
     """Append lines to `<folder>/<topic>.jsonl`, making the folder and the file where needed."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    _append(Path(folder), lines)
+
+
+def append_comparisons(folder: str | Path, *lines: ComparisonLine) -> None:
+    """Append lines to `<folder>/comparisons/<topic>.jsonl`, making it where needed."""
+    _append(Path(folder) / COMPARISONS, lines)
+
+
+def _append(folder: Path, lines: Sequence[ResultLine] | Sequence[ComparisonLine]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for line in lines:
-        with (Path(folder) / f"{line.topic}.jsonl").open("a") as file:
+        with (folder / f"{line.topic}.jsonl").open("a") as file:
             file.write(json.dumps(line.as_json()) + "\n")
 
 
@@ -45,6 +63,19 @@ def read_results(folder: str | Path) -> list[ResultLine]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such results folder")
+    return _read(folder, ResultLine)
+
+
+def read_comparisons(folder: str | Path) -> list[ComparisonLine]:
+    """All comparisons of a folder; none is no fault.
+
+    Raises:
+        ValueError: see `read_results`.
+    """
+    return _read(Path(folder) / COMPARISONS, ComparisonLine)
+
+
+def _read(folder: Path, kind: type[Line]) -> list[Line]:
     lines = []
     for path in sorted(folder.glob("*.jsonl")):
         for index, text in enumerate(path.read_text().splitlines(), start=1):
@@ -53,7 +84,7 @@ def read_results(folder: str | Path) -> list[ResultLine]:
                 document = json.loads(text)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where}: not JSON ({error})") from None
-            line = build_config(ResultLine, document, where)
+            line = build_config(kind, document, where)
             if line.topic != path.stem:
                 raise ValueError(f"{where}: topic '{line.topic}' belongs in {line.topic}.jsonl")
             lines.append(line)
@@ -63,14 +94,14 @@ def read_results(folder: str | Path) -> list[ResultLine]:
 def results_table(folder: str | Path) -> str:
     """The Markdown of all lines of a folder: what docs/results.md holds.
 
-    Per topic, dataset and protocol: a table of methods by metrics for test, the same for valid,
-    and recall@10 by slice where there are slices.
+    Per topic, dataset and protocol: tables of methods by metrics for test, the same for valid (see
+    `dasrec.eval.results_tables`), and the paired comparisons.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a line that is not of the format; the message names file and line.
     """
-    return results_markdown(read_results(folder))
+    return results_markdown(read_results(folder), read_comparisons(folder))
 
 
 def results_of_report(

@@ -1,104 +1,109 @@
 """docs/results.md, generated from the lines of docs/results/*.jsonl and from nothing else."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from dasrec.eval.report import split_key
-from dasrec.eval.result_line import ResultLine
+from dasrec.eval.result_line import ComparisonLine, ResultLine
+from dasrec.eval.results_tables import TableOf, tables_of
 from dasrec.eval.tables import COLUMNS, markdown_table, number
 
 HEAD = (
     "# Results\n\nGenerated from `docs/results/*.jsonl` by `dasrec report`; do not edit. The "
     "latest line of every (dataset, protocol, method, variant, seed) counts. Several seeds: mean ± "
     "standard deviation (n - 1). Tie-free tables hold only the targets on a later day "
-    "than the event before them. How each row was measured is in its footnote."
+    "than the event before them. Paired comparisons average a query over the seeds, then draw "
+    "users: bootstrap interval, randomisation test, Holm's adjustment over the methods of one "
+    "metric. How each row was measured is in its footnote."
 )
-# In the lines, but too much for a table.
-_HIDDEN = {"hr", "mrr", "popularity", "novelty", "gini", "duplicate_rate", "queries"}
-_HIDDEN |= {"missing_queries"}
-
 K = TypeVar("K")
+V = TypeVar("V")
 Rows = list[tuple[tuple[str, str], list[ResultLine]]]  # (method, variant) -> lines of its seeds
+Data = tuple[str, str, str]  # topic, dataset, protocol
 
 
-def results_markdown(lines: Iterable[ResultLine]) -> str:
+def results_markdown(
+    lines: Sequence[ResultLine], comparisons: Sequence[ComparisonLine] = ()
+) -> str:
     """See `dasrec.eval.results.results_table`; every figure comes from these lines."""
+    of_data = dict(_grouped(lines, _data))
+    compared = dict(_grouped(comparisons, _data))
     parts, notes = [HEAD], []
-    for topic, of_topic in _grouped(lines, lambda line: line.topic):
+    for topic, group in _grouped([*of_data, *compared], lambda data: data[0]):
         parts.append(f"## {topic}")
-        for (dataset, protocol), of_data in _grouped(of_topic, lambda x: (x.dataset, x.protocol)):
-            parts.append(f"### {dataset}, {protocol}")
-            for split in ("test", "valid", "train"):
-                rows = _rows(line for line in of_data if line.split == split)
-                if not rows:
-                    continue
-                names = [f"{topic}-{dataset}-{split}-{i}" for i in range(1, len(rows) + 1)]
-                notes += [_note(name, seeds) for name, (_, seeds) in zip(names, rows, strict=True)]
-                parts += [f"**{split}**", _table(rows, _is_shown, names)]
-                if any(_is_tie_free(key) for _, seeds in rows for x in seeds for key in x.metrics):
-                    parts += [f"**{split}, tie-free**", _table(rows, _is_tie_free, names)]
-                if any(_is_slice(key) for _, seeds in rows for x in seeds for key in x.metrics):
-                    parts += [f"**{split}, recall@10 by slice**", _table(rows, _is_slice, names)]
+        for data in dict.fromkeys(group):
+            parts.append(f"### {data[1]}, {data[2]}")
+            for found, described in (
+                _metric_parts(data, of_data.get(data, [])),
+                _comparison_parts(data, compared.get(data, [])),
+            ):
+                parts += found
+                notes += described
     return "\n\n".join([*parts, "\n".join(notes)]).rstrip() + "\n"
 
 
-def _is_shown(key: str) -> bool:
-    metric, part = split_key(key)
-    name, _, k = metric.partition("@")
-    if part == "all" and name in ("recall", "ndcg"):
-        return True
-    return part == "all" and name not in _HIDDEN and k in ("", "10")
+def _data(line: ResultLine | ComparisonLine) -> Data:
+    return line.topic, line.dataset, line.protocol
 
 
-def _is_tie_free(key: str) -> bool:
-    metric, part = split_key(key)
-    return part == "tie_free" and metric.partition("@")[0] in ("recall", "ndcg", "queries")
+def _metric_parts(data: Data, lines: Sequence[ResultLine]) -> tuple[list[str], list[str]]:
+    """Titles and tables of one data set, and the footnotes of their rows."""
+    topic, dataset, _ = data
+    parts, notes = [], []
+    shown: set[str] = set()
+    for split in ("test", "valid", "train"):
+        rows = _rows(line for line in lines if line.split == split)
+        names = [f"{topic}-{dataset}-{split}-{i}" for i in range(1, len(rows) + 1)]
+        for table in tables_of(topic):
+            text = _table(rows, table, names)
+            if text and (table.every_split or table.title not in shown):
+                of_split = [split] if table.every_split else []
+                parts += [f"**{', '.join([*of_split, table.title]).removesuffix(', ')}**", text]
+                shown.add(table.title)
+        notes += [_note(name, seeds) for name, (_, seeds) in zip(names, rows, strict=True)]
+    return parts, notes
 
 
-def _is_slice(key: str) -> bool:
-    metric, part = split_key(key)
-    return metric == "recall@10" and part != "all"
-
-
-def _grouped(
-    lines: Iterable[ResultLine], key: Callable[[ResultLine], K]
-) -> list[tuple[K, list[ResultLine]]]:
-    groups: dict[K, list[ResultLine]] = {}
-    for line in lines:
-        groups.setdefault(key(line), []).append(line)
+def _grouped(values: Iterable[V], key: Callable[[V], K]) -> list[tuple[K, list[V]]]:
+    groups: dict[K, list[V]] = {}
+    for value in values:
+        groups.setdefault(key(value), []).append(value)
     return list(groups.items())
 
 
 def _rows(lines: Iterable[ResultLine]) -> Rows:
     """The latest line of every run, by method and variant, in the order of first appearance."""
-    latest: dict[tuple[object, ...], ResultLine] = {}
-    for line in lines:
-        latest[line.run] = line
+    latest = {line.run: line for line in lines}
     return _grouped(latest.values(), lambda line: (line.method, line.variant))
 
 
-def _table(rows: Rows, wanted: Callable[[str], bool], names: list[str]) -> str:
+def _table(rows: Rows, table: TableOf, names: list[str]) -> str:
+    """The table of the rows that have a figure for it; empty without any."""
     found = dict.fromkeys(key for _, seeds in rows for line in seeds for key in line.metrics)
-    columns = [key for key in COLUMNS if key in found and wanted(key)]
-    columns += [key for key in found if wanted(key) and key not in COLUMNS]
-    header = ["method", "variant", "seeds", "users", *columns]
-    if wanted is _is_slice:  # the title says what is measured
-        header[4:] = [split_key(key)[1] for key in columns]
-    if wanted is _is_tie_free:
-        header[4:] = [split_key(key)[0] for key in columns]
+    columns = [key for key in COLUMNS if key in found and table.wanted(key)]
+    columns += [key for key in found if table.wanted(key) and key not in COLUMNS]
     cells = [
         [
             f"{method}[^{name}]",
             variant or "-",
             str(len(seeds)),
             "/".join(dict.fromkeys(str(line.users) for line in seeds)),
-            *(_mean([line.metrics[key] for line in seeds if key in line.metrics], len(seeds))
-              for key in columns),
+            *(_mean([line.metrics[k] for line in seeds if k in line.metrics], len(seeds))
+              for k in columns),
+            *(_mean_seconds([line.seconds[k] for line in seeds if k in line.seconds])
+              for k in table.seconds),
         ]
         for name, ((method, variant), seeds) in zip(names, rows, strict=True)
+        if any(key in line.metrics for key in columns for line in seeds)
     ]  # fmt: skip
-    return markdown_table(header, cells, left=2)
+    if not cells:
+        return ""
+    titles = [*map(table.header, columns), *(f"{stage} s" for stage in table.seconds)]
+    return markdown_table(["method", "variant", "seeds", "users", *titles], cells, left=2)
+
+
+def _mean_seconds(values: list[float]) -> str:
+    return f"{statistics.mean(values):.0f}" if values else "-"
 
 
 def _mean(values: list[float], num_seeds: int) -> str:
@@ -131,3 +136,38 @@ def _note(name: str, seeds: list[ResultLine]) -> str:
         all_of("date"),
     ]
     return f"[^{name}]: {'; '.join(facts)}"
+
+
+def _comparison_parts(data: Data, lines: Sequence[ComparisonLine]) -> tuple[list[str], list[str]]:
+    """Titles and tables of the latest comparisons, and the footnotes of their rows."""
+    topic, dataset, _ = data
+    latest = {line.run: line for line in lines}
+    parts, notes = [], []
+    for (baseline, split), group in _grouped(latest.values(), lambda x: (x.baseline, x.split)):
+        header = ["method", "metric", "seeds", "users", baseline, "method's", "difference"]
+        header += ["95% interval", "p", "p (Holm)"]
+        cells = []
+        for number_, line in enumerate(group, 1):
+            name = f"{topic}-{dataset}-{split}-{baseline}-{number_}"
+            cells.append(
+                [
+                    f"{line.method}[^{name}]",
+                    line.metric,
+                    str(len(line.seeds)),
+                    str(line.users),
+                    *map(number, (line.mean_baseline, line.mean_method)),
+                    f"{line.difference:+.4f}",
+                    f"{line.low:+.4f} to {line.high:+.4f}",
+                    *(f"{p:.2g}" for p in (line.p_value, line.p_holm)),
+                ]
+            )
+            notes.append(_comparison_note(name, line))
+        title = f"**{split}, {baseline} minus the method, paired over users**"
+        parts += [title, markdown_table(header, cells, left=2)]
+    return parts, notes
+
+
+def _comparison_note(name: str, line: ComparisonLine) -> str:
+    seeds = ", ".join(map(str, line.seeds))
+    facts = [f"`{line.command}`", f"seeds {seeds}", line.hardware, f"data {line.data_sha256[:12]}"]
+    return f"[^{name}]: {'; '.join([*facts, f'code {line.code}', line.date])}"

@@ -171,19 +171,28 @@ def compare_reports(
     ]
     if not tables[0]["query"].equals(tables[1]["query"]):
         raise ValueError(f"compare: {a} and {b} hold different queries of {split}")
+    values_a, values_b = (query_metric(table["rank"], metric) for table in tables)
+    users = tables[0]["user_idx"].to_numpy()
+    return compare(values_a, values_b, users, level=level, num_samples=num_samples, seed=seed)
+
+
+def query_metric(rank: pl.Series, metric: str) -> Floats:
+    """(Q,) a metric of each query of a report.
+
+    Args:
+        rank: (Q,) places of the targets from 1, null where the list does not hold it.
+        metric: "recall@K", "ndcg@K", "hr@K" or "mrr@K".
+
+    Raises:
+        ValueError: an unknown metric.
+    """
     name, _, k = metric.partition("@")
     if name not in RANKING_METRICS or not k.isdigit():
         raise ValueError(
             f"compare: unknown metric '{metric}'; expected one of "
             f"{', '.join(RANKING_METRICS)} and @K"
         )
-    values = [
-        RANKING_METRICS[name](table["rank"].fill_null(0).to_numpy(), int(k), None)
-        for table in tables
-    ]
-    one_values, two_values = values
-    users = tables[0]["user_idx"].to_numpy()
-    return compare(one_values, two_values, users, level=level, num_samples=num_samples, seed=seed)
+    return RANKING_METRICS[name](rank.fill_null(0).to_numpy(), int(k), None)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

@@ -1,0 +1,95 @@
+"""Which tables the results page holds for a topic, and which metrics are in them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dasrec.eval.report import split_key
+
+# In the lines, but too much for a table.
+_HIDDEN = {"hr", "mrr", "popularity", "novelty", "duplicate_rate", "queries", "missing_queries"}
+# Without a cut-off, but not about semantic IDs.
+_NOT_OF_SIDS = {"queries", "missing_queries", "target_collision_rate"}
+_NOT_OF_SIDS |= {"auc", "gauc", "uauc", "logloss", "ece", "ece_floor", "pcoc"}
+
+
+class TableOf(NamedTuple):
+    """A table: methods down, the metrics that `wanted` picks across."""
+
+    title: str
+    """Behind the split; empty for the first table."""
+    wanted: Callable[[str], bool]
+    """Whether a metric of the lines has a column."""
+    header: Callable[[str], str] = str
+    """Text above a metric's column."""
+    seconds: tuple[str, ...] = ()
+    """Stages whose seconds have a column, behind the metrics."""
+    every_split: bool = True
+    """False where the figures do not depend on the split."""
+
+
+def _is_shown(key: str) -> bool:
+    metric, part = split_key(key)
+    name, _, k = metric.partition("@")
+    if part == "all" and name in ("recall", "ndcg"):
+        return True
+    return part == "all" and name not in _HIDDEN and key != "gini@10" and k in ("", "10")
+
+
+def _is_shown_but_sids(key: str) -> bool:
+    few = ("collision_rate", "collision_rate_before", "largest_group")
+    return _is_shown(key) and (key in few or not _is_of_sids(key))
+
+
+def _is_quality(key: str) -> bool:
+    return key in ("recall@10", "ndcg@10", "recall@20", "coverage@10", "invalid_rate@10")
+
+
+def _is_tie_free(key: str) -> bool:
+    metric, part = split_key(key)
+    return part == "tie_free" and metric.partition("@")[0] in ("recall", "ndcg", "queries")
+
+
+def _is_slice(key: str) -> bool:
+    metric, part = split_key(key)
+    return metric == "recall@10" and part != "all"
+
+
+def _is_of_sids(key: str) -> bool:
+    metric, part = split_key(key)
+    has_cut = "@" in metric and not metric.startswith("alignment_recall@")
+    return part == "all" and not has_cut and metric not in _NOT_OF_SIDS
+
+
+def _is_of_items(key: str) -> bool:
+    return _is_of_sids(key) and not key.startswith("user_")
+
+
+def _is_of_users(key: str) -> bool:
+    return _is_of_sids(key) and key.startswith("user_")
+
+
+def _metric(key: str) -> str:
+    return split_key(key)[0]
+
+
+def _slice(key: str) -> str:
+    return split_key(key)[1]
+
+
+_TIE_FREE = TableOf("tie-free", _is_tie_free, _metric)
+_SLICES = TableOf("recall@10 by slice", _is_slice, _slice)
+_GENERIC = (TableOf("", _is_shown), _TIE_FREE, _SLICES)
+_GENERATORS = (TableOf("", _is_shown_but_sids), _TIE_FREE, _SLICES)
+_TOKENIZERS = (
+    TableOf("", _is_quality, seconds=("tokenize", "train", "retrieve")),
+    _TIE_FREE,
+    _SLICES,
+    TableOf("semantic IDs of items", _is_of_items, every_split=False),
+    TableOf("semantic IDs of users", _is_of_users, every_split=False),
+)
+_OF_TOPIC = {"ladder": _GENERATORS, "generator": _GENERATORS, "tokenizers": _TOKENIZERS}
+
+
+def tables_of(topic: str) -> tuple[TableOf, ...]:
+    """The tables of a topic, per split; one that no line has a figure for is left out."""
+    return _OF_TOPIC.get(topic, _GENERIC)
