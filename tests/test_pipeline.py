@@ -12,7 +12,7 @@ import pytest
 
 from dasrec.cli.config import load_run_config
 from dasrec.core.artifacts import MANIFEST, Manifest
-from dasrec.eval.results import read_results
+from dasrec.eval.results import read_comparisons, read_results
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -178,6 +178,14 @@ def test_two_calls_side_by_side_fill_one_run_without_fine_tuning(
         for key, value in manifest["metrics"].items():
             assert line.metrics[key.removeprefix("item/").replace("/", "_")] == value
         assert set(line.seconds) == {"tokenize", "assign", "train", "retrieve", "evaluate"}
+
+    compare = ["compare", str(out), "--baseline", "das", "--record", str(record)]
+    text = finish(dasrec(*compare, "--metric", "recall@10", "--topic", "tokenizers"))
+    assert "das minus the method" in text
+    (compared,) = read_comparisons(record)
+    recall = {line.method: line.metrics["recall@10"] for line in lines}
+    assert compared.difference == pytest.approx(recall["das"] - recall["tiger"])
+    assert (compared.dataset, compared.protocol) == (lines[0].dataset, lines[0].protocol)
     user = load_users(out)[0]
     assert user in finish(dasrec("recommend", "--run", str(out), "--user", user, "-k", "2"))
 

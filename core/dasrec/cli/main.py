@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -192,6 +192,39 @@ def report(
     scratch.write_text(text)
     scratch.replace(out)
     typer.echo(f"wrote {out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN ...", help="Run directories, one per seed.")
+    ],
+    baseline: Annotated[str, typer.Option(help="What the other methods are compared with.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="e.g. recall@10 (repeat for several).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="Append to comparisons/TOPIC.jsonl in this folder."),
+    ] = None,
+    topic: Annotated[str, typer.Option(help="What the recorded figures are about.")] = "ladder",
+) -> None:
+    """Compare methods query by query: difference, interval over users, randomisation test."""
+    from dasrec.cli.compare import comparison_table, record_comparisons
+    from dasrec.eval.paired import compare_with, load_runs
+    from dasrec.eval.result_line import check_topic
+
+    check_topic(topic)
+    if split not in ("valid", "test"):
+        raise ValueError(f"--split: expected valid or test, got '{split}'")
+    chosen: Literal["valid", "test"] = "valid" if split == "valid" else "test"
+    found = load_runs(runs)
+    results = compare_with(baseline, found, metric or ["ndcg@10"], split=chosen)
+    _console().print(comparison_table(baseline, results))
+    if record is not None:
+        record_comparisons(record, topic, found, baseline, chosen, results)
+        typer.echo(f"recorded in {record}")
 
 
 @sids_app.command("report")
