@@ -1,4 +1,4 @@
-"""Every loss against a loop written from the formula."""
+"""Every loss against a loop written from the formula, over all (B, B) pairs of the batch."""
 
 import math
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dasrec.tokenizer.alignment import cooccurrence, in_batch_softmax, same_id, user_to_item
+from dasrec.tokenizer.alignment import (
+    cooccurrence,
+    cosine_scores,
+    negatives,
+    pair_nce,
+    same_id,
+    user_to_item,
+)
 
 TAU = 0.2
 
@@ -36,23 +43,29 @@ def tables() -> dict[str, Tensor]:
     return {name: torch.randn(6, 5) for name in ("z_u", "z_i", "c_u", "c_i")}
 
 
-# Click pairs: user 0 twice, item 1 twice; user 2 clicked item 0 outside this batch.
-USERS, ITEMS = [0, 0, 1, 2, 3], [0, 1, 1, 2, 3]
+# Click pairs: user 0 twice, items 1 and 3 twice; user 2 clicked item 0 outside this batch.
+USERS, ITEMS = [0, 0, 1, 2, 3, 4], [0, 1, 1, 2, 3, 3]
 CLICKED = {*zip(USERS, ITEMS, strict=True), (2, 0)}
 
 
 def test_u2i_losses_skip_repeats_and_known_clicks(tables: dict[str, Tensor]) -> None:
-    clicked = torch.tensor([[(u, i) in CLICKED for i in ITEMS] for u in USERS])
-    negative = [[not c for c in row] for row in clicked.tolist()]
+    negative = [[(u, i) not in CLICKED for i in ITEMS] for u in USERS]
     assert negative[0][1] is False  # the user's other click
     assert negative[1][2] is False  # the same item again
     assert negative[3][0] is False  # clicked elsewhere
-    loss = user_to_item(tables["z_u"][USERS], tables["c_i"][ITEMS], clicked, TAU)
+    assert negative[0][4] is negative[0][5] is True  # a negative that counts twice
+    clicked = torch.tensor([[(u, i) in CLICKED for i in range(4)] for u in range(5)])
+    users, items = torch.tensor(USERS), torch.tensor(ITEMS)
+    loss = user_to_item(
+        tables["z_u"][:5], tables["c_i"][:4], negatives(items, clicked), users, items, 1 / TAU
+    )
     expected = nce_loop(tables["z_u"][USERS], tables["c_i"][ITEMS], negative)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
     mirrored = [list(row) for row in zip(*negative, strict=True)]
-    loss = user_to_item(tables["z_i"][ITEMS], tables["c_u"][USERS], clicked.T, TAU)
+    loss = user_to_item(
+        tables["z_i"][:4], tables["c_u"][:5], negatives(users, clicked.T), items, users, 1 / TAU
+    )
     expected = nce_loop(tables["z_i"][ITEMS], tables["c_u"][USERS], mirrored)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -60,7 +73,7 @@ def test_u2i_losses_skip_repeats_and_known_clicks(tables: dict[str, Tensor]) -> 
 @pytest.mark.parametrize("side", ["u", "i"])
 def test_same_id_losses(tables: dict[str, Tensor], side: str) -> None:
     z, c = tables[f"z_{side}"], tables[f"c_{side}"]
-    loss = same_id(z, c, TAU)
+    loss = same_id(z, c, 1 / TAU)
     assert loss.item() == pytest.approx(nce_loop(z, c, [[True] * 6] * 6), rel=1e-5)
 
 
@@ -73,16 +86,24 @@ def test_cooccurrence_losses_skip_the_partner_and_the_anchor(
     negative = [[partner[m] not in (partner[n], anchor[n]) for m in range(5)] for n in range(5)]
     assert negative[0][1] is False  # the same partner
     assert negative[0][2] is False  # the anchor as another pair's partner
-    loss = cooccurrence(z, torch.tensor([anchor, partner]), TAU)
+    loss = cooccurrence(z, torch.tensor([anchor, partner]), 1 / TAU)
     assert loss.item() == pytest.approx(nce_loop(z[anchor], z[partner], negative), rel=1e-5)
 
 
 def test_no_pairs_no_loss() -> None:
-    assert cooccurrence(torch.randn(3, 2), torch.zeros(2, 0, dtype=torch.long), TAU).item() == 0
+    assert cooccurrence(torch.randn(3, 2), torch.zeros(2, 0, dtype=torch.long), 5.0).item() == 0
 
 
-def test_masked_softmax_has_finite_gradients() -> None:
-    scores = torch.randn(3, 3, requires_grad=True)
-    in_batch_softmax(scores, torch.ones(3, 3, dtype=torch.bool)).backward()
-    assert scores.grad is not None
-    assert torch.isfinite(scores.grad).all()
+def test_an_anchor_without_negatives_has_no_loss_and_no_gradient() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(3, 4, requires_grad=True)
+    excluded = torch.eye(3, dtype=torch.bool)
+    excluded[0] = True
+    rows = torch.arange(3)
+    scores = cosine_scores(z, torch.randn(3, 4), 5.0)
+    weights = negatives(rows, excluded)
+    pair_nce(scores, weights, rows, rows).backward()
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+    assert z.grad[0].abs().max() < 1e-6
+    assert z.grad[1].abs().max() > 1e-3

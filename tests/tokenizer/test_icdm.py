@@ -12,16 +12,24 @@ from torch import Tensor
 from dasrec.core import Corpus, build_config
 from dasrec.core.prepare import PrepareConfig, prepare
 from dasrec.core.synthetic import SyntheticConfig, generate
-from dasrec.tokenizer import IcdmConfig, TokenizerConfig
+from dasrec.tokenizer import DasConfig, IcdmConfig
+from dasrec.tokenizer.clicks import Clicks
 from dasrec.tokenizer.icdm import Factors, Icdm
-from dasrec.tokenizer.model import Clicks
-from dasrec.tokenizer.pairs import PairSampler
+from dasrec.tokenizer.pairs import Batch, PairSampler
 from dasrec.tokenizer.report import linear_r2
 from dasrec.tokenizer.statistics import PopularityStatistics, popularity_statistics
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()))
+
+
+def small_clicks(
+    users: list[int], items: list[int], at_user: list[int], at_item: list[int], clicked: np.ndarray
+) -> Clicks:
+    ids = [np.array(column) for column in (users, items, at_user, at_item)]
+    none = np.zeros((2, 0), np.int64)
+    return Clicks.of(Batch(ids[0], ids[1], ids[2], ids[3], clicked, none, none))
 
 
 def test_losses_are_their_formulas() -> None:
@@ -36,13 +44,12 @@ def test_losses_are_their_formulas() -> None:
     users, items = [4, 0, 2], [1, 3, 2, 0]  # distinct ones of the batch, in its order
     user, item = icdm.users(torch.tensor(users)), icdm.items(torch.tensor(items))
     at_user, at_item = [0, 0, 1, 2], [0, 1, 0, 2]  # click pairs: user 4 twice, item 1 twice
-    clicked = torch.tensor(
-        [[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 1]], dtype=torch.bool
-    )
+    # User 2 also clicked item 1, and user 0 item 3, outside the batch; item 0 is nobody's here.
+    clicked = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]], bool)
+    clicks = small_clicks(users, items, at_user, at_item, clicked)
     item_ids = [items[k] for k in at_item]
-    row_of_user, row_of_item, ids = map(torch.tensor, (at_user, at_item, item_ids))
     with torch.no_grad():
-        losses = icdm.losses(user, item, row_of_user, row_of_item, ids, clicked)
+        losses = icdm.losses(user, item, clicks)
         user, item = (Factors(*(part.detach() for part in side)) for side in (user, item))
 
     def softmax_loss(u: Tensor, i: Tensor, log_q_of: list[float]) -> float:
@@ -51,7 +58,7 @@ def test_losses_are_their_formulas() -> None:
             scores = [
                 math.exp(cosine(u[at_user[n]], i[at_item[m]]) / 0.3 - log_q_of[m])
                 for m in range(4)
-                if m == n or not clicked[n, m]
+                if m == n or not clicked[at_user[n], at_item[m]]
             ]
             own = math.exp(cosine(u[at_user[n]], i[at_item[n]]) / 0.3 - log_q_of[n])
             total -= math.log(own / sum(scores)) / 4
@@ -81,8 +88,9 @@ def test_without_debiasing_there_is_one_loss_and_one_vector() -> None:
     )
     icdm = Icdm(IcdmConfig(variant="none"), statistics, 6)
     side = icdm.users(torch.arange(4))
-    rows, clicked = torch.arange(4), torch.eye(4, dtype=torch.bool)
-    assert set(icdm.losses(side, side, rows, rows, rows, clicked)) == {"bias"}
+    rows = list(range(4))
+    clicks = small_clicks(rows, rows, rows, rows, np.eye(4, dtype=bool))
+    assert set(icdm.losses(side, side, clicks)) == {"bias"}
     assert icdm.target(side) is side.fused_BD
     assert Icdm(IcdmConfig(), statistics, 6).target(side) is side.true_BD
 
@@ -112,23 +120,17 @@ def train_factors(corpus: Corpus, config: IcdmConfig, steps: int) -> tuple[np.nd
     """Unit vectors of users and items that ICDM alone ends up with."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    icdm = Icdm(config, popularity_statistics(corpus), TokenizerConfig().code_dim)
+    icdm = Icdm(config, popularity_statistics(corpus), DasConfig().code_dim)
     ids = {"params": [icdm.users.ids.weight, icdm.items.ids.weight], "lr": config.learning_rate}
     rest = {"params": [p for n, p in icdm.named_parameters() if "ids." not in n], "lr": 1e-3}
     optimizer = torch.optim.Adam([ids, rest])
     sampler = PairSampler(corpus, window=10, damping=0.5)
     done = 0
     while done < steps:
-        for batch in sampler.batches(sampler.epoch(rng), 256):
+        for batch in sampler.batches(sampler.epoch(rng), 256, rng):
             clicks = Clicks.of(batch)
-            losses = icdm.losses(
-                icdm.users(clicks.users),
-                icdm.items(clicks.items),
-                clicks.click_users_B,
-                clicks.click_items_B,
-                clicks.items[clicks.click_items_B],
-                clicks.clicked_BB,
-            )
+            users = icdm.users(clicks.users[: clicks.num_users])
+            losses = icdm.losses(users, icdm.items(clicks.items), clicks)
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()

@@ -1,10 +1,11 @@
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from dasrec.core import Corpus, Embeddings
-from dasrec.tokenizer.pairs import PairSampler, plain_batches
+from dasrec.tokenizer.pairs import STRETCH, PairSampler, plain_batches
 from dasrec.tokenizer.statistics import popularity_statistics
 
 MakeWorld = Callable[..., tuple[Corpus, Embeddings]]
@@ -34,7 +35,7 @@ def test_pairs_are_what_they_claim(corpus: Corpus) -> None:
         )
     }
     has_user = has_item = 0
-    for u, i, other_user, other_item in zip(*pairs, strict=True):
+    for u, i, other_user, other_item in zip(*pairs[:4], strict=True):
         clickers = {v for v, j in clicks if j == i} - {u}
         assert (other_user in clickers) if other_user >= 0 else not clickers
         has_user += other_user >= 0
@@ -88,16 +89,48 @@ def test_batches_hold_every_pair_and_the_true_click_matrix(corpus: Corpus) -> No
     sampler = PairSampler(corpus, window=10, damping=0.5)
     pairs = sampler.epoch(np.random.default_rng(0))
     seen = []
-    for batch in sampler.batches(pairs, 50):
+    for batch in sampler.batches(pairs, 50, np.random.default_rng(1)):
         user, item = batch.users[batch.click_users_B], batch.items[batch.click_items_B]
         seen += list(zip(user.tolist(), item.tolist(), strict=True))
-        expected = [[(u, i) in clicks for i in item] for u in user]
-        assert batch.clicked_BB.tolist() == expected
+        size = len(np.unique(user))
+        assert abs(len(user) - 50) <= STRETCH
+        expected = [[(u, i) in clicks for i in batch.items] for u in batch.users[:size]]
+        assert batch.clicked_UI.tolist() == expected
         assert len(np.unique(batch.users)) == len(batch.users)
         assert (batch.users[batch.user_pairs[0]] != batch.users[batch.user_pairs[1]]).all()
         assert (batch.items[batch.item_pairs[0]] != batch.items[batch.item_pairs[1]]).all()
-    assert seen == list(zip(pairs.user_N, pairs.item_N, strict=True))[: len(seen)]
-    assert len(seen) == len(pairs.user_N) // 50 * 50
+        for anchor, other in batch.user_pairs.T:  # clickers of one item
+            both = {i for u, i in clicks if u == batch.users[anchor]}
+            assert both & {i for u, i in clicks if u == batch.users[other]}
+        for anchor, other in batch.item_pairs.T:
+            both = {u for u, i in clicks if i == batch.items[anchor]}
+            assert both & {u for u, i in clicks if i == batch.items[other]}
+        for kind, limit in ((batch.user_pairs, size), (batch.item_pairs, len(batch.items))):
+            assert len(np.unique(kind[0])) == len(kind[0])
+            assert kind[0].max() < limit
+    assert sorted(seen) == sorted(clicks)
+
+
+def test_long_sequences_are_cut_into_even_stretches_of_whole_batches(corpus: Corpus) -> None:
+    """One user with 75 clicks: three stretches of 25, whose partners stay inside."""
+    starts = np.array([0, 75])
+    rows = np.arange(75, dtype=np.int32)
+    long = dataclasses.replace(
+        corpus,
+        user_idx=np.zeros(75, np.int32),
+        item_idx=rows % corpus.num_items,
+        timestamp=np.arange(75),
+        split=np.zeros(75, np.int8),
+    )
+    assert long.train_sequences.starts[:2].tolist() == starts.tolist()
+    sampler = PairSampler(long, window=40, damping=0)
+    assert np.unique(sampler.first_N).tolist() == [0, 25, 50]
+    assert np.unique(sampler.last_N).tolist() == [24, 49, 74]
+    pairs = sampler.epoch(np.random.default_rng(0))
+    place = {int(item): n for n, item in enumerate(long.item_idx[:40])}
+    for item, partner in zip(pairs.item_N[:25], pairs.partner_item_N[:25], strict=True):
+        assert abs(place[int(item)] - place[int(partner)]) != 0
+    assert len(list(sampler.batches(pairs, 25, np.random.default_rng(0)))) == 3
 
 
 def test_plain_batches_pass_over_the_longer_side_once() -> None:

@@ -10,10 +10,10 @@ from dasrec.core import Corpus, Embeddings, load_manifest
 from dasrec.tokenizer import (
     AlignmentConfig,
     AssignConfig,
-    TokenizerConfig,
+    DasConfig,
+    TigerConfig,
     assign,
     load_tokenizer,
-    tiger_config,
     train_tokenizer,
 )
 from dasrec.tokenizer.trainer import Trainer
@@ -21,7 +21,7 @@ from dasrec.tokenizer.trainer import Trainer
 MakeWorld = Callable[..., tuple[Corpus, Embeddings]]
 World = tuple[Corpus, Embeddings]
 
-SMALL = TokenizerConfig(
+SMALL = DasConfig(
     level_sizes=(8, 8), code_dim=8, hidden=(32,), epochs=4, continuous_epochs=1, batch_size=64
 )
 LOSSES = {
@@ -96,16 +96,20 @@ def test_a_loaded_tokenizer_gives_the_codes_of_the_trained_one(
 ) -> None:
     train_tokenizer(SMALL, *world, tmp_path / "t")
     sids = assign(AssignConfig(collisions="share"), tmp_path / "t", *world, tmp_path / "s")
-    model = load_tokenizer(tmp_path / "t")
+    config, sides = load_tokenizer(tmp_path / "t")
+    assert config == SMALL
     for side, table, x in (
-        (model.items, sids.items, world[1].items),
-        (model.users, sids.users, world[1].users),
+        (sides.items, sids.items, world[1].items),
+        (sides.users, sids.users, world[1].users),
     ):
-        assert side is not None
         assert table is not None
-        codes, _, _ = side.quantizer.encode(side.encode(torch.from_numpy(np.array(x))))
-        np.testing.assert_array_equal(codes.numpy(), table.codes)
-        np.testing.assert_allclose(side.quantizer.decode(codes).detach(), table.vectors, atol=1e-5)
+        encoded = side.quantize(torch.from_numpy(np.array(x)))
+        np.testing.assert_array_equal(encoded.codes_NL.numpy(), table.codes)
+        z = side.quantizer.decode(encoded.codes_NL)
+        np.testing.assert_allclose(z, table.vectors, atol=1e-5)
+        unit = torch.nn.functional.normalize(torch.from_numpy(np.array(x)))
+        error = (unit - side.decoder(z)).square().sum(1).mean().item()
+        assert side.reconstruction_error(torch.from_numpy(np.array(x)), z) == pytest.approx(error)
     manifest = load_manifest(tmp_path / "s", "semantic_ids")
     assert set(manifest.inputs) == {"corpus", "embeddings", "tokenizer"}
     assert 0 <= manifest.metrics["alignment_recall@10"] <= 1
@@ -129,19 +133,24 @@ def test_without_alpha_and_beta_only_the_autoencoders_are_left(
     def refuse(*_: object) -> None:
         raise AssertionError("built although alpha = beta = 0")
 
-    for name in ("dasrec.tokenizer.model.Icdm", "dasrec.tokenizer.trainer.PairSampler"):
-        monkeypatch.setattr(name, refuse)
+    for name in ("Icdm", "PairSampler"):
+        monkeypatch.setattr(f"dasrec.tokenizer.methods.das.{name}", refuse)
     config = SMALL.model_copy(update={"alpha": 0.0, "beta": 0.0})
     train_tokenizer(config, *world, tmp_path / "plain")
     semantic = {name for name in LOSSES if name.startswith(("item", "user"))}
     assert {name for name in lines(tmp_path / "plain")[-1] if name in LOSSES} == semantic
 
-    assert tiger_config().alpha == tiger_config().beta == 0
-    tiger = config.model_copy(update={"user_side": False})
+    same = config.model_copy(update={"user_side": False})
+    train_tokenizer(same, *world, tmp_path / "items")
+    fields = set(TigerConfig.model_fields) - {"method"}
+    tiger = TigerConfig(**{name: getattr(same, name) for name in fields})
     train_tokenizer(tiger, *world, tmp_path / "tiger")
-    sids = assign(AssignConfig(), tmp_path / "tiger", *world, tmp_path / "s")
-    assert sids.users is None
-    assert load_tokenizer(tmp_path / "tiger").icdm is None
+    one, two = (
+        assign(AssignConfig(), tmp_path / name, *world, tmp_path / f"{name}_sids")
+        for name in ("items", "tiger")
+    )
+    assert two.users is None
+    np.testing.assert_array_equal(one.items.codes, two.items.codes)  # one and the same RQ-VAE
 
 
 def test_families_and_sides_switch_off(world: World, tmp_path: Path) -> None:
@@ -150,7 +159,6 @@ def test_families_and_sides_switch_off(world: World, tmp_path: Path) -> None:
     train_tokenizer(config, *world, tmp_path / "t")
     last = lines(tmp_path / "t")[-1]
     assert {name for name in last if name.startswith(("align", "cf"))} == {"align/cooccur_item"}
-    assert load_tokenizer(tmp_path / "t").icdm is None
 
 
 def test_alignment_brings_users_to_the_items_they_like(world: World, tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ import difflib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 C = TypeVar("C", bound="StageConfig")
 
@@ -110,6 +111,9 @@ def _tuples(cls: Any, values: Any) -> Any:
         return tuple(_tuples(args[0], value) for value in values)
     if origin is dict and isinstance(values, Mapping):
         return {key: _tuples(args[1], value) for key, value in values.items()}
+    if (tagged := _tagged(cls)) is not None:
+        tag = values.get(tagged.key) if isinstance(values, Mapping) else None
+        return _tuples(tagged.models[tag], values) if tag in tagged.models else values
     if args and origin is not typing.Literal:
         for arg in args:  # a union: the first member that the value fits in shape
             converted = _tuples(arg, values)
@@ -118,30 +122,74 @@ def _tuples(cls: Any, values: Any) -> Any:
     return values
 
 
+class _Tagged(NamedTuple):
+    """A union of models that are told apart by the value of one key."""
+
+    key: str
+    models: dict[Any, type[BaseModel]]
+
+
+def _tagged(annotation: Any) -> _Tagged | None:
+    if typing.get_origin(annotation) is not Annotated:
+        return None
+    union, *notes = typing.get_args(annotation)
+    keys = [note.discriminator for note in notes if isinstance(note, FieldInfo)]
+    if not keys or not isinstance(keys[0], str):
+        return None
+    models = {model.model_fields[keys[0]].default: model for model in typing.get_args(union)}
+    return _Tagged(keys[0], models)
+
+
 def _explain(cls: type[BaseModel], fault: Any, where: str) -> str:
-    path = [str(part) for part in fault["loc"]]
+    path, model = _located(cls, [str(part) for part in fault["loc"]])
+    at = ".".join([where, *path])
     if fault["type"] == "extra_forbidden":
-        names = _field_names(cls, path[:-1])
+        names = list(model.model_fields) if model is not None else []
         near = difflib.get_close_matches(path[-1], names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
         return f"{'.'.join([where, *path[:-1]])}: unknown key '{path[-1]}' ({hint})"
-    at = ".".join([where, *path])
     if fault["type"] == "missing":
         return f"{at}: required, but missing"
+    if fault["type"] == "union_tag_not_found":
+        return f"{at}.{fault['ctx']['discriminator'].strip(chr(39))}: required, but missing"
+    if fault["type"] == "union_tag_invalid":
+        context = fault["ctx"]
+        key = context["discriminator"].strip("'")
+        return f"{at}.{key}: expected one of {context['expected_tags']}, got '{context['tag']}'"
     if fault["type"] == "value_error":
         return f"{at}: {fault['ctx']['error']}"
     message = fault["msg"].removeprefix("Input should be ")
     return f"{at}: expected {message}, got {fault['input']!r}"
 
 
-def _field_names(cls: type[BaseModel], path: list[str]) -> list[str]:
-    model: Any = cls
-    for part in path:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-        for arg in typing.get_args(model):
-            if isinstance(arg, type) and issubclass(arg, BaseModel):
-                model = arg
-    return (
-        list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-    )
+def _located(cls: type[BaseModel], loc: list[str]) -> tuple[list[str], type[BaseModel] | None]:
+    """The keys of a fault's location (without the tags of unions that pydantic puts between
+    them), and the model that the last key belongs to."""
+    path: list[str] = []
+    annotation: Any = cls
+    owner: type[BaseModel] | None = None
+    for part in loc:
+        if (tagged := _tagged(annotation)) is not None and part in tagged.models:
+            annotation = tagged.models[part]
+            continue
+        path.append(part)
+        owner = _model_of(annotation)
+        if owner is not None and part in owner.model_fields:
+            annotation = _annotation(owner.model_fields[part])
+        elif typing.get_origin(annotation) is dict:
+            annotation = typing.get_args(annotation)[1]
+    return path, owner
+
+
+def _annotation(field: FieldInfo) -> Any:
+    """A field's type; pydantic takes the discriminator out of an annotated one."""
+    if isinstance(field.discriminator, str):
+        return Annotated[field.annotation, field]
+    return field.annotation
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

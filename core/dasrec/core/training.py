@@ -54,6 +54,7 @@ def fit(
     validate: Callable[[int], dict[str, float]] | None = None,
     primary: str = "",
     patience: int | None = None,
+    write: bool = True,
 ) -> FitResult:
     """Run epochs, checkpoint after each, keep the weights of the best one.
 
@@ -68,6 +69,7 @@ def fit(
         validate: returns validation metrics after an epoch; without it the last epoch is kept.
         primary: the metric of `validate` to maximise.
         patience: stop after this many validations without a better `primary`.
+        write: keep checkpoints and metrics.jsonl; false on all but one of several processes.
     """
     checkpoint = work / "checkpoint.pt"
     history: list[dict[str, float]] = []
@@ -99,6 +101,8 @@ def fit(
             }
         history.append(metrics)
         seconds = time.perf_counter() - began
+        if not write:
+            continue
         _save(checkpoint, model, others, history, best)
         (work / "metrics.jsonl").write_text(
             "".join(json.dumps({"epoch": i, **m}) + "\n" for i, m in enumerate(history))

@@ -1,21 +1,24 @@
-"""The DAS tokenizer: semantic IDs of items and users, aligned with behaviour."""
+"""Semantic IDs of items and users: DAS, and the tokenizers it is compared with."""
 
 from dasrec.tokenizer.assign import AssignConfig, assign
-from dasrec.tokenizer.config import AlignmentConfig, IcdmConfig, TokenizerConfig, tiger_config
-from dasrec.tokenizer.model import Das
+from dasrec.tokenizer.icdm import IcdmConfig
+from dasrec.tokenizer.methods import METHODS, TokenizerConfig
+from dasrec.tokenizer.methods.das import AlignmentConfig, DasConfig
+from dasrec.tokenizer.methods.tiger import TigerConfig
 from dasrec.tokenizer.report import render_report, sid_report
 from dasrec.tokenizer.train import load_tokenizer, train_tokenizer
 
 __all__ = [
+    "METHODS",
     "AlignmentConfig",
     "AssignConfig",
-    "Das",
+    "DasConfig",
     "IcdmConfig",
+    "TigerConfig",
     "TokenizerConfig",
     "assign",
     "load_tokenizer",
     "render_report",
     "sid_report",
-    "tiger_config",
     "train_tokenizer",
 ]

@@ -24,10 +24,11 @@ from dasrec.core import (
     save_sids_payload,
     write_artifact,
 )
-from dasrec.tokenizer.autoencoder import Autoencoder
 from dasrec.tokenizer.collisions import number_groups, reassign_last
+from dasrec.tokenizer.objective import Side
+from dasrec.tokenizer.quantizer import Encoded
 from dasrec.tokenizer.report import collision_rate, sid_report
-from dasrec.tokenizer.train import load_tokenizer
+from dasrec.tokenizer.train import item_matrix, load_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Size = Annotated[int, Field(ge=1)]
@@ -88,12 +89,20 @@ def assign(
     check_free(out, replace)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     manifest = load_manifest(tokenizer, "tokenizer", inputs)
-    model = load_tokenizer(tokenizer)
+    trained, sides = load_tokenizer(tokenizer)
 
-    learned, residual_ID = _encode(model.items, embeddings.items)
+    x_items = item_matrix(trained, embeddings)
+    encoded = sides.items.quantize(x_items)
+    learned = _table(sides.items, encoded)
+    residual_ID = encoded.residual_ND.numpy()
     items = resolve_collisions(config, learned, residual_ID, corpus.train_item_count)
-    users = None if model.users is None else _encode(model.users, embeddings.users)[0]
-    metrics = sid_report(items, users, corpus, embeddings)
+    users, errors = None, _errors("item", sides.items, x_items, encoded)
+    if sides.users is not None:
+        x_users = torch.from_numpy(np.array(embeddings.users, np.float32))
+        encoded = sides.users.quantize(x_users)
+        users = _table(sides.users, encoded)
+        errors |= _errors("user", sides.users, x_users, encoded)
+    metrics = sid_report(items, users, corpus, embeddings) | errors
     metrics["item/collision_rate_before"] = collision_rate(learned.codes)
     write_artifact(
         out,
@@ -108,15 +117,21 @@ def assign(
     return load_sids(out, corpus.manifest)
 
 
-@torch.no_grad()
-def _encode(side: Autoencoder, x: Floats) -> tuple[SidTable, Floats]:
-    """The table before any collision policy, and the residual that the last level quantized."""
-    codes, z, residuals = side.quantizer.encode(
-        side.encode(torch.from_numpy(np.array(x, np.float32)))
-    )
-    books = tuple(book.numpy().copy() for book in side.quantizer.codebooks)
-    sizes = tuple(len(book) for book in books)
-    return SidTable(codes.numpy().astype(np.uint16), sizes, z.numpy(), books), residuals[-1].numpy()
+def _table(side: Side, encoded: Encoded) -> SidTable:
+    """The table before any collision policy."""
+    books = tuple(book.numpy().copy() for book in side.codebooks)
+    codes = encoded.codes_NL.numpy().astype(np.uint16)
+    return SidTable(codes, tuple(len(book) for book in books), encoded.z_ND.numpy(), books)
+
+
+def _errors(name: str, side: Side, x_NX: torch.Tensor, encoded: Encoded) -> dict[str, float]:
+    """What the codes lose: of the input, and of the encoding (relative to its variance)."""
+    spread = (encoded.h_ND - encoded.h_ND.mean(0)).square().sum()
+    lost = (encoded.h_ND - encoded.z_ND).square().sum()
+    return {
+        f"{name}/reconstruction_error": side.reconstruction_error(x_NX, encoded.z_ND),
+        f"{name}/quantization_error": float(lost / spread.clamp_min(1e-12)),
+    }
 
 
 def resolve_collisions(

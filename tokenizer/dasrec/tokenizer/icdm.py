@@ -1,19 +1,51 @@
 """ICDM: an ID-based CF model that splits true preference from popularity (das-method 1.2, 4.3).
 
-Lineage: CD2AN (SIGIR'22) for items, mirrored to users. Shape letters: B rows, S statistics,
-D factor dimension.
+Lineage: CD2AN (SIGIR'22) for items, mirrored to users. Shape letters: B rows or clicks, U users and
+I items of a batch, S statistics, D factor dimension.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasrec.tokenizer.alignment import cosine_scores, in_batch_softmax
+from dasrec.core import StageConfig
+from dasrec.tokenizer.alignment import cosine_scores, pair_nce
 from dasrec.tokenizer.autoencoder import mlp
-from dasrec.tokenizer.config import IcdmConfig
+from dasrec.tokenizer.clicks import Clicks
+from dasrec.tokenizer.config import Positive, Size, Weight
+from dasrec.tokenizer.quantizer import squared_distances
 from dasrec.tokenizer.statistics import PopularityStatistics
+
+
+class IcdmConfig(StageConfig):
+    """ID-based CF debias model (ICDM): gives the alignment its collaborative targets."""
+
+    variant: Literal["cd2an", "dice", "none"] = "cd2an"
+    """`cd2an` splits true from bias factors and aligns to the true ones; `dice` splits them by
+    cause (Zheng et al., WWW'21); `none` is the paper's "w/o debias": one CF loss that carries
+    popularity, alignment to the undivided vectors."""
+    embedding_dim: Size = 64
+    """Width of the user and item ID embeddings and of the towers' hidden layer."""
+    learning_rate: Positive = 1e-2
+    """AdamW step of the ID embeddings, whose rows are seen seldom; the rest has the common one."""
+    tau: Positive = 0.1
+    """Temperature of the CF losses (cosine scores)."""
+    logq_bias: bool = True
+    """logQ correction of the bias branch's softmax: keeps popularity in its scores."""
+    logq_unbias: bool = False
+    """The same for the unbias branch; off, popularity is divided out of its scores."""
+    sim: Weight = 0.1
+    """cd2an: weight of L_sim, which ties the bias factors to popularity and conformity."""
+    orth: Weight = 0.1
+    """cd2an: weight of L_orth, which separates true from bias factors."""
+    reg: Weight = 0.1
+    """cd2an: weight of L_reg, which anchors the reference encoders to popularity statistics."""
+    cause: Weight = 0.1
+    """dice: weight of the interest and of the conformity loss."""
+    discrepancy: Weight = 0.01
+    """dice: weight of the distance correlation between the factors."""
 
 
 class Factors(NamedTuple):
@@ -83,17 +115,9 @@ class Icdm(nn.Module):
 
     def target(self, factors: Factors) -> Tensor:
         """The vectors that the alignment ties z to: the true factors, if they are split off."""
-        return factors.true_BD if self.config.variant == "cd2an" else factors.fused_BD
+        return factors.fused_BD if self.config.variant == "none" else factors.true_BD
 
-    def losses(
-        self,
-        user: Factors,
-        item: Factors,
-        click_users_B: Tensor,
-        click_items_B: Tensor,
-        item_ids_B: Tensor,
-        clicked_BB: Tensor,
-    ) -> dict[str, Tensor]:
+    def losses(self, user: Factors, item: Factors, clicks: Clicks) -> dict[str, Tensor]:
         """L_CF's terms, weighted, by name.
 
             bias   = CE( cos(c_u, c_j) / tau - log q_j )      keeps popularity
@@ -106,30 +130,91 @@ class Icdm(nn.Module):
         (Yi et al., RecSys'19) decides whether popularity stays in the scores.
 
         Args:
-            user: factors of distinct users.
-            item: factors of distinct items.
-            click_users_B: rows of `user` in the click pairs.
-            click_items_B: rows of `item` in the click pairs.
-            item_ids_B: item_idx of the click pairs.
-            clicked_BB: [n, m] user n clicked item m; no negative.
+            user: factors of the batch's distinct users.
+            item: factors of its distinct items.
+            clicks: the click pairs among them.
         """
         config = self.config
-
-        def click_scores(user_BD: Tensor, item_BD: Tensor) -> Tensor:
-            scores_BB = cosine_scores(user_BD[click_users_B], item_BD[click_items_B])
-            return scores_BB / config.tau
-
-        popular_BB = click_scores(user.fused_BD, item.fused_BD) - self.log_q_I[item_ids_B]
-        losses = {"bias": in_batch_softmax(popular_BB, clicked_BB)}
+        if config.variant == "dice":
+            return dice(config, user, item, clicks, self.log_q_I)
+        losses = {"bias": self._click_loss(user.fused_BD, item.fused_BD, clicks, config.logq_bias)}
         if config.variant == "none":
             return losses
-        unbiased_BB = click_scores(user.true_BD, item.true_BD)
-        losses["unbias"] = in_batch_softmax(unbiased_BB, clicked_BB)
+        losses["unbias"] = self._click_loss(user.true_BD, item.true_BD, clicks, config.logq_unbias)
         return losses | {
             "sim": config.sim * (similarity(user) + similarity(item)),
             "orth": config.orth * (orthogonality(user) + orthogonality(item)),
             "reg": config.reg * (anchoring(user) + anchoring(item)),
         }
+
+    def _click_loss(self, user_UD: Tensor, item_ID: Tensor, clicks: Clicks, logq: bool) -> Tensor:
+        scores_UI = cosine_scores(user_UD, item_ID, 1 / self.config.tau)
+        return click_softmax(scores_UI, clicks, self.log_q_I if logq else None)
+
+
+def click_softmax(scores_UI: Tensor, clicks: Clicks, log_q_I: Tensor | None) -> Tensor:
+    """Softmax loss of the clicks against the batch's other items, logQ-corrected if `log_q_I`."""
+    if log_q_I is not None:
+        scores_UI = scores_UI - log_q_I[clicks.items]
+    return pair_nce(scores_UI, clicks.negatives_UI, clicks.click_users_B, clicks.click_items_B)
+
+
+def dice(
+    config: IcdmConfig, user: Factors, item: Factors, clicks: Clicks, log_q_I: Tensor
+) -> dict[str, Tensor]:
+    """DICE's terms (WWW'21; das-method 4.3b), weighted, by name.
+
+        click      = CE( s^int + s^con - log q ),   s^int = cos(c_u^int, c_i^pro) / tau, s^con alike
+        interest   = mean over O1 of -log sigma( s^int_pos - s^int_neg )
+        conformity = mean over O1 of -log sigma( s^con_neg - s^con_pos )
+                     + mean over O2 of -log sigma( s^con_pos - s^con_neg )
+        disc       = dCor(c^int, c^con) of users + dCor(c^pro, c^pop) of items
+
+    One negative is drawn for each click from the clicks of other users. O1: it is more popular
+    than the positive, so only interest explains the click; O2: it is not.
+    """
+    interest_UI = cosine_scores(user.true_BD, item.true_BD, 1 / config.tau)
+    crowd_UI = cosine_scores(user.bias_BD, item.bias_BD, 1 / config.tau)
+    users_B, items_B = clicks.click_users_B, clicks.click_items_B
+    size = len(items_B)
+    shift = torch.randint(1, max(size, 2), (), device=items_B.device)
+    other_B = items_B[(torch.arange(size, device=items_B.device) + shift) % size]
+    log_q = log_q_I[clicks.items]
+    gap_B = log_q[other_B] - log_q[items_B]
+    valid_B = ~torch.isneginf(clicks.negatives_UI[users_B, other_B])
+    more_B, less_B = valid_B & (gap_B > 0), valid_B & (gap_B < 0)
+
+    def margin(scores_UI: Tensor) -> Tensor:
+        return scores_UI[users_B, items_B] - scores_UI[users_B, other_B]
+
+    def bpr(margin_B: Tensor, rows_B: Tensor) -> Tensor:
+        return -(F.logsigmoid(margin_B) * rows_B).sum() / rows_B.sum().clamp_min(1)
+
+    crowd_B = margin(crowd_UI)
+    disc = distance_correlation(user.true_BD, user.bias_BD) + distance_correlation(
+        item.true_BD, item.bias_BD
+    )
+    return {
+        "click": click_softmax(interest_UI + crowd_UI, clicks, log_q_I),
+        "interest": config.cause * bpr(margin(interest_UI), more_B),
+        "conformity": config.cause * (bpr(-crowd_B, more_B) + bpr(crowd_B, less_B)),
+        "disc": config.discrepancy * disc,
+    }
+
+
+def distance_correlation(x_BD: Tensor, y_BE: Tensor) -> Tensor:
+    """dCor of two samples, in [0, 1]; 0 for independent variables (Székely et al., 2007)."""
+
+    def centred(x_BD: Tensor) -> Tensor:
+        squared = squared_distances(x_BD, x_BD)
+        # The diagonal is 0 and the root has no gradient there.
+        d_BB = (squared.clamp_min(0) + 1e-8).sqrt()
+        return d_BB - d_BB.mean(0, keepdim=True) - d_BB.mean(1, keepdim=True) + d_BB.mean()
+
+    a_BB, b_BB = centred(x_BD), centred(y_BE)
+    covariance = (a_BB * b_BB).mean().clamp_min(0)
+    spread = (a_BB.square().mean() * b_BB.square().mean()).sqrt().clamp_min(1e-12)
+    return (covariance / spread + 1e-12).sqrt()
 
 
 def similarity(side: Factors) -> Tensor:

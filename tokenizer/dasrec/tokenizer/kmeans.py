@@ -31,7 +31,7 @@ def init_codebooks(quantizer: ResidualQuantizer, h_ND: Tensor, seed: int) -> Non
     for level, codebook_KD in enumerate(quantizer.codebooks):
         level_seed = derive_seed(seed, "kmeans", level) % 2**31  # faiss takes a C int
         centroids_KD = _kmeans(residual_ND.cpu().numpy(), len(codebook_KD), level_seed)
-        codebook_KD.copy_(torch.from_numpy(centroids_KD))
+        quantizer.move(level, slice(None), torch.from_numpy(centroids_KD).to(h_ND.device))
         residual_ND -= codebook_KD[nearest(residual_ND, codebook_KD)]
 
 
@@ -76,7 +76,7 @@ def restart_unused(
         count_K = torch.bincount(codes_NL[:, level], minlength=len(codebook_KD))
         unused = torch.nonzero(count_K == 0).flatten()
         rows = rng.choice(len(codes_NL), len(unused), replace=len(unused) > len(codes_NL))
-        codebook_KD[unused] = residuals[level][torch.from_numpy(rows)]
+        quantizer.move(level, unused, residuals[level][torch.from_numpy(rows).to(unused.device)])
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in optimizer.state.get(codebook_KD, {}):
                 optimizer.state[codebook_KD][moment][unused] = 0

@@ -1,15 +1,20 @@
 """Stage: (TokenizerConfig, Corpus, Embeddings) -> tokenizer artifact.
 
-Payload: model.safetensors, config.json (configuration and table sizes), metrics.jsonl (every
-loss term and the codebook usage, per epoch).
+Payload: model.safetensors (`sides.*` gives out SIDs, the rest serves warm starts), config.json
+(configuration and input widths), metrics.jsonl (every loss term and the codebook usage, per
+epoch), users.ids.npy and items.ids.npy (external ids of the rows of ID embeddings).
 """
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from dasrec.core import (
     Corpus,
@@ -24,10 +29,10 @@ from dasrec.core import (
     write_artifact,
 )
 from dasrec.core.training import fit
-from dasrec.tokenizer.config import TokenizerConfig
-from dasrec.tokenizer.model import Das
-from dasrec.tokenizer.statistics import PopularityStatistics, popularity_statistics
+from dasrec.tokenizer.methods import METHODS, TokenizerConfig
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 from dasrec.tokenizer.trainer import Trainer
+from dasrec.tokenizer.warm_start import warm_start_from
 
 
 def train_tokenizer(
@@ -38,100 +43,177 @@ def train_tokenizer(
     *,
     seed: int = 0,
     replace: bool = False,
+    warm_start: str | Path | None = None,
 ) -> Manifest:
-    """Train DAS (or the part of it that `config` leaves on) and write a tokenizer artifact.
+    """Train any tokenizer method and write a tokenizer artifact.
 
     Only training interactions are read. An interrupted run, started again with the same
-    arguments, goes on after its last finished epoch and ends with the same bytes.
+    arguments, goes on after its last finished epoch and ends with the same bytes. Under
+    `accelerate launch` the processes share each batch's rows and end with the weights that one
+    process would have, up to rounding.
+
+    Args:
+        config: of the method (`DasConfig`, `TigerConfig`, ...).
+        corpus: training interactions.
+        embeddings: of this corpus.
+        out: directory to create.
+        seed: of everything random.
+        replace: swap an artifact that is already there.
+        warm_start: a tokenizer artifact of the same method and sizes to start from; rows of ID
+            embeddings are matched by external id. Its codebooks stay in use from the first step.
 
     Raises:
         FileExistsError: `out` exists and `replace` is false.
-        ValueError: embeddings that do not fit the corpus, more codewords than users or items.
+        ValueError: embeddings that do not fit the corpus, more codewords than users or items, a
+            warm start from another kind of tokenizer.
     """
-    out = Path(out)
+    out, state = Path(out), PartialState()
     check_free(out, replace)
-    _check(config, corpus, embeddings)
+    seed_everything(seed, "tokenizer", "init")
+    objective = build_objective(config, corpus, embeddings, state.device)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
+    if warm_start is not None:
+        inputs["warm_start"] = load_manifest(warm_start, "tokenizer")
+        warm_start_from(Path(warm_start), objective, corpus)
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
     work = work_dir(out, recipe_digest("tokenizer", config.as_json(), fingerprints, seed))
-
-    seed_everything(seed, "tokenizer", "init")
-    statistics = popularity_statistics(corpus) if config.uses_icdm else None
-    model = Das(config, embeddings.items.shape[1], embeddings.users.shape[1], statistics)
-    trainer = Trainer(model, corpus, embeddings, seed)
-    result = fit(
-        model,
-        {"optimizer": trainer.optimizer},
-        trainer.run_epoch,
-        name="tokenizer",
-        num_epochs=config.epochs,
-        seed=seed,
-        work=work,
-    )
-
-    def write_payload(path: Path) -> None:
-        weights = {k: v.detach().contiguous() for k, v in model.state_dict().items()}
-        save_file(weights, path / "model.safetensors")
-        sizes = {
-            "item_dim": embeddings.items.shape[1],
-            "user_dim": embeddings.users.shape[1],
-            "num_users": corpus.num_users,
-            "num_items": corpus.num_items,
-        }
-        (path / "config.json").write_text(
-            json.dumps({"tokenizer": config.as_json(), "sizes": sizes}, indent=2) + "\n"
+    metrics: dict[str, Any] = {}
+    if objective.phases:
+        trainer = Trainer(objective, config, seed, warm=warm_start is not None)
+        result = fit(
+            objective,
+            {"optimizer": trainer.optimizer},
+            trainer.run_epoch,
+            name="tokenizer",
+            num_epochs=trainer.num_epochs,
+            seed=seed,
+            work=work,
+            write=state.is_main_process,
         )
-        shutil.copy(work / "metrics.jsonl", path / "metrics.jsonl")
+        metrics |= result.best_metrics
+    metrics |= objective.finish(seed)
+    if state.is_main_process:
+        write_artifact(
+            out,
+            "tokenizer",
+            config.as_json(),
+            inputs,
+            lambda path: _save(path, config, objective, work),
+            seed=seed,
+            metrics=metrics,
+            replace=replace,
+        )
+        shutil.rmtree(work)
+    state.wait_for_everyone()
+    return load_manifest(out, "tokenizer")
 
-    manifest = write_artifact(
-        out,
-        "tokenizer",
-        config.as_json(),
-        inputs,
-        write_payload,
-        seed=seed,
-        metrics=result.best_metrics,
-        replace=replace,
+
+def build_objective(
+    config: TokenizerConfig,
+    corpus: Corpus,
+    embeddings: Embeddings,
+    device: torch.device | str = "cpu",
+) -> Objective:
+    """The untrained method on its data.
+
+    Raises:
+        ValueError: see `train_tokenizer`.
+    """
+    names = item_modalities(config, embeddings)
+    columns = {name: embeddings.modalities[name] for name in names}
+    sizes = Sizes({n: x.shape[1] for n, x in columns.items()}, embeddings.users.shape[1])
+    method = METHODS[config.method]
+    sides = method.sides(config, sizes)
+    _check(config, sides, corpus, embeddings)
+    data = Data(
+        corpus,
+        sizes,
+        item_matrix(config, embeddings).to(device),
+        torch.from_numpy(np.array(embeddings.users, np.float32)).to(device),
+        dict(embeddings.modalities),
     )
-    shutil.rmtree(work)
-    return manifest
+    return method.objective(config, sides, data).to(device)
 
 
-def load_tokenizer(path: str | Path) -> Das:
-    """Open a tokenizer artifact as a module in eval mode."""
+def item_modalities(config: TokenizerConfig, embeddings: Embeddings) -> tuple[str, ...]:
+    """Names of the item modalities that a tokenizer reads.
+
+    Raises:
+        ValueError: a name that the embeddings do not have.
+    """
+    names = config.modalities or (next(iter(embeddings.modalities)),)
+    for name in names:
+        if name not in embeddings.modalities:
+            raise ValueError(
+                f"tokenizer.modalities: the embeddings have no item modality '{name}' "
+                f"({', '.join(embeddings.modalities)}); add it to embed.more"
+            )
+    return names
+
+
+def item_matrix(config: TokenizerConfig, embeddings: Embeddings) -> Tensor:
+    """(I, X) float32: the modalities that a tokenizer reads, side by side."""
+    names = item_modalities(config, embeddings)
+    columns = [np.asarray(embeddings.modalities[name], np.float32) for name in names]
+    return torch.from_numpy(np.concatenate(columns, 1))
+
+
+def load_tokenizer(path: str | Path) -> tuple[TokenizerConfig, Sides]:
+    """Open a tokenizer artifact: its config, and what gives out SIDs, in eval mode."""
     path = Path(path)
     load_manifest(path, "tokenizer")
     stored = json.loads((path / "config.json").read_text())
-    config = build_config(TokenizerConfig, stored["tokenizer"], f"{path}/config.json")
+    method = METHODS[stored["tokenizer"]["method"]]
+    config: TokenizerConfig = build_config(
+        method.config, stored["tokenizer"], f"{path}/config.json"
+    )
+    sides = method.sides(config, Sizes(**stored["sizes"]))
     weights = load_file(path / "model.safetensors")
-    statistics = None
-    if config.uses_icdm:
-        statistics = PopularityStatistics(
-            weights["icdm.items.statistics_NS"].numpy(),
-            weights["icdm.users.statistics_NS"].numpy(),
-            weights["icdm.log_q_I"].numpy(),
-        )
-    model = Das(config, stored["sizes"]["item_dim"], stored["sizes"]["user_dim"], statistics)
-    model.load_state_dict(weights)
-    return model.eval()
+    prefix = "sides."
+    sides.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    )
+    return config, sides.eval()
 
 
-def _check(config: TokenizerConfig, corpus: Corpus, embeddings: Embeddings) -> None:
-    sides = [("items", embeddings.items, corpus.num_items)]
-    if config.user_side:
-        sides.append(("users", embeddings.users, corpus.num_users))
-    for side, vectors, rows in sides:
+def _save(path: Path, config: TokenizerConfig, objective: Objective, work: Path) -> None:
+    weights: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in objective.state_dict().items():
+        if value.numel() and value.data_ptr() in seen:  # a module that has two names
+            continue
+        seen.add(value.data_ptr())
+        weights[name] = value.detach().cpu().contiguous()
+    save_file(weights, path / "model.safetensors")
+    stored = {"tokenizer": config.as_json(), "sizes": objective.data.sizes._asdict()}
+    (path / "config.json").write_text(json.dumps(stored, indent=2) + "\n")
+    corpus = objective.data.corpus
+    np.save(path / "items.ids.npy", corpus.items["item_id"].cast(str).to_numpy().astype(np.str_))
+    np.save(path / "users.ids.npy", corpus.users["user_id"].cast(str).to_numpy().astype(np.str_))
+    log = work / "metrics.jsonl"
+    if log.exists():
+        shutil.copy(log, path / "metrics.jsonl")
+
+
+def _check(config: TokenizerConfig, sides: Sides, corpus: Corpus, embeddings: Embeddings) -> None:
+    tables = [(f"items.{n}", x, corpus.num_items) for n, x in embeddings.modalities.items()]
+    if sides.users is not None:
+        tables.append(("users", embeddings.users, corpus.num_users))
+    for name, vectors, rows in tables:
+        side = name.split(".")[0]
         if len(vectors) != rows:
             raise ValueError(
-                f"embeddings.{side}: the corpus has {rows} {side}, got {len(vectors)} vectors; "
+                f"embeddings.{name}: the corpus has {rows} {side}, got {len(vectors)} vectors; "
                 "embed this corpus"
             )
         if not np.isfinite(vectors).all():
-            raise ValueError(f"embeddings.{side}: expected finite values, got NaN or infinity")
-        if max(config.level_sizes) > rows:
+            raise ValueError(f"embeddings.{name}: expected finite values, got NaN or infinity")
+    largest = max(config.level_sizes)
+    for side, rows in (("items", corpus.num_items), ("users", corpus.num_users)):
+        if largest > rows and (side == "items" or sides.users is not None):
             raise ValueError(
                 f"tokenizer.level_sizes: a level cannot have more codewords than there are "
-                f"{side} ({rows}), got {max(config.level_sizes)}; choose smaller levels"
+                f"{side} ({rows}), got {largest}; choose smaller levels"
             )
-    if config.uses_pairs and not len(corpus.train_rows):
+    if not len(corpus.train_rows):
         raise ValueError("tokenizer: the corpus has no training interactions, got 0 rows")

@@ -1,0 +1,52 @@
+"""A batch of click pairs as tensors.
+
+Shape letters: B click pairs, U users and I items of the click pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dasrec.tokenizer.alignment import negatives
+from dasrec.tokenizer.pairs import Batch
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """A `Batch`, with what its losses share."""
+
+    users: Tensor
+    """Distinct users: those of the click pairs, then those that are only partners."""
+    items: Tensor
+    """Distinct items."""
+    click_users_B: Tensor
+    click_items_B: Tensor
+    user_pairs: Tensor
+    item_pairs: Tensor
+    negatives_UI: Tensor
+    """log of the times that an item is a negative of a user of the click pairs, -inf for none."""
+    negatives_IU: Tensor
+    """The same for items' negative users."""
+
+    @property
+    def num_users(self) -> int:
+        """Users of the click pairs."""
+        return len(self.negatives_UI)
+
+    @classmethod
+    def of(cls, batch: Batch, device: torch.device | str = "cpu") -> "Clicks":
+        """Move a batch to a device."""
+        users, items, click_users, click_items, clicked, user_pairs, item_pairs = (
+            torch.from_numpy(column).to(device) for column in batch
+        )
+        return cls(
+            users,
+            items,
+            click_users,
+            click_items,
+            user_pairs,
+            item_pairs,
+            negatives(click_items, clicked),
+            negatives(click_users, clicked.T),
+        )

@@ -1,0 +1,29 @@
+"""The tokenizer methods: one file each, one table."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from dasrec.tokenizer.methods.das import Das, DasConfig, das_sides
+from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
+
+TokenizerConfig = Annotated[DasConfig | TigerConfig, Field(discriminator="method")]
+"""The config of any method, told apart by its key `method`."""
+
+
+class Method(NamedTuple):
+    """How to build a method from its config."""
+
+    config: type[Any]
+    sides: Callable[[Any, Sizes], Sides]
+    """Content -> SIDs, untrained."""
+    objective: Callable[[Any, Sides, Data], Objective]
+    """What trains the sides."""
+
+
+METHODS = {
+    "das": Method(DasConfig, das_sides, Das),
+    "tiger": Method(TigerConfig, tiger_sides, Tiger),
+}

@@ -1,0 +1,51 @@
+"""TIGER's tokenizer: the plain RQ-VAE over item content (arXiv 2305.05065, section 3.1)."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from dasrec.tokenizer.autoencoder import rq_vae
+from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Size
+from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
+
+
+class TigerConfig(AutoencoderConfig):
+    """RQ-VAE: reconstruction, codebook and commitment loss, nothing else."""
+
+    method: Literal["tiger"] = "tiger"
+    """This method."""
+    level_sizes: Levels = (256, 256, 256)
+    """As published."""
+    epochs: Size = 200
+    """Passes over the items."""
+    continuous_epochs: Count = 40
+    """As in DAS; published code starts k-means on the first batch."""
+
+
+def tiger_sides(config: TigerConfig, sizes: Sizes) -> Sides:
+    """Items only."""
+    return Sides(rq_vae(config, sizes.item_widths))
+
+
+class Tiger(Objective):
+    """L = ||x - x^||^2 + sum_l ||sg[r] - e||^2 + mu ||r - sg[e]||^2."""
+
+    def __init__(self, config: TigerConfig, sides: Sides, data: Data) -> None:
+        super().__init__(sides, data)
+        self.config = config
+
+    @property
+    def phases(self) -> list[Phase]:
+        """One."""
+        return [Phase("main", self.config.epochs, self.config.continuous_epochs)]
+
+    def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """Rows of items."""
+        return self.content_batches(self.config.batch_size, rng)
+
+    def losses(self, batch: tuple[Tensor, ...], step: Step) -> dict[str, Tensor]:
+        """The RQ-VAE's."""
+        _, losses = self.sides.items(self.data.items_IX[batch[0]], quantize=step.quantize)
+        return semantic_losses("item", losses, self.config.commitment, self.config.entropy)

@@ -1,0 +1,65 @@
+"""Training on several processes (`accelerate launch`) with the loss of a single one.
+
+Every process draws the same batch. It encodes its share of the rows, the encodings are gathered
+with their gradients, and from there on all compute the same loss: in-batch negatives come from all
+devices. Gradients are averaged, so that rows count once (see `gather`).
+"""
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor, nn
+
+
+def share(x_BX: Tensor) -> Tensor:
+    """This process's rows: every W-th one."""
+    state = PartialState()
+    return x_BX[state.process_index :: state.num_processes]
+
+
+def gather(mine: Tensor, rows: int) -> Tensor:
+    """All (rows, ...) of what the processes computed from `share`, in the order of the batch.
+
+    The gradient of every process's copy is summed for the rows' owner. All copies are equal, so
+    it is W times too large, which averaging the parameters' gradients over the W processes undoes.
+    """
+    if PartialState().num_processes == 1:
+        return mine
+    return _Gather.apply(mine, rows)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mine, rows):  # type: ignore[no-untyped-def]
+        state = PartialState()
+        ctx.sizes = (len(mine), rows)
+        world = state.num_processes
+        padded = mine.new_zeros((-(-rows // world), *mine.shape[1:]))
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in range(world)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, 1).flatten(0, 1)[:rows]
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return share(gradient), None
+
+
+def weight(rows: int) -> float:
+    """Factor W / rows: a sum over this process's share, so weighted, averages to the mean."""
+    return float(PartialState().num_processes / rows)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Mean over the processes, in one message."""
+    if PartialState().num_processes == 1:
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= PartialState().num_processes
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
