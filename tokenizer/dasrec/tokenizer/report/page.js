@@ -54,34 +54,38 @@ function nearest(map, x, y) {
   return best;
 }
 
+// One item is picked in every map at once: where the tokenizers put it, and with whom.
+let picked = null;
+
 const views = [...document.querySelectorAll("canvas[data-map]")].map((canvas) => {
   const index = canvas.dataset.map, map = data.maps[index];
   const output = document.getElementById(`hover${index}`);
   document.getElementById(`share${index}`).textContent =
     `${Math.round(100 * map.share)}% of the variance of z`;
-  let picked = null;
-  const show = () => draw(canvas, map, picked);
-  const pick = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const found = nearest(map, event.clientX - box.left, event.clientY - box.top);
-    if (found === picked) return;
-    picked = found;
+  const show = () => {
+    draw(canvas, map, picked);
     const category = data.categories && picked !== null && data.categories[data.category[picked]];
     output.textContent = picked === null ? "\u00a0"
       : `${map.codes[picked].join("-")}  ${data.titles[picked]}${category ? ` (${category})` : ""}`;
-    show();
+  };
+  const pick = (event) => {
+    const box = canvas.getBoundingClientRect();
+    pickItem(nearest(map, event.clientX - box.left, event.clientY - box.top));
   };
   canvas.addEventListener("pointermove", pick);
   canvas.addEventListener("pointerdown", pick);
   canvas.addEventListener("pointerleave", (event) => {
-    if (event.pointerType !== "mouse") return;
-    picked = null;
-    output.textContent = "\u00a0";
-    show();
+    if (event.pointerType === "mouse") pickItem(null);
   });
   new ResizeObserver(show).observe(canvas);
   return show;
 });
+
+function pickItem(item) {
+  if (item === picked) return;
+  picked = item;
+  views.forEach((show) => show());
+}
 
 function refresh() {
   const byCategory = colour.value === "category";

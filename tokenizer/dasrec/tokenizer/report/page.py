@@ -13,7 +13,7 @@ from dasrec.core import Corpus, SemanticIds
 from dasrec.tokenizer.report import glossary
 from dasrec.tokenizer.report.charts import usage_chart
 from dasrec.tokenizer.report.counts import code_counts, perplexity
-from dasrec.tokenizer.report.maps import map_data
+from dasrec.tokenizer.report.maps import TITLE_LENGTH, map_data
 from dasrec.tokenizer.report.markdown import number
 from dasrec.tokenizer.report.tree import Texts, build_tree
 
@@ -64,6 +64,7 @@ def render_page(entries: Sequence[Entry], corpus: Corpus) -> str:
         corpus=corpus,
         sections=[(title, _lines(rows, entries)) for title, rows in _arranged(entries)],
         charts=_charts(entries),
+        title_length=TITLE_LENGTH,
         trees=[build_tree(e.sids.items, texts, corpus.train_item_count) for e in entries],
         data=Markup(data.replace("<", "\\u003c")),
         style=Markup((here / "page.css").read_text("utf-8")),

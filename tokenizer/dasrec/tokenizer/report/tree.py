@@ -23,6 +23,7 @@ BRANCHES = (24, 6, 4)  # children shown of the root, of a first code, of a secon
 EXAMPLES = 3
 READ = 300  # titles read for the words of a node
 READ_OF_ALL = 5_000
+FEWEST = 5  # items that have words in common rather than by chance
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -49,7 +50,7 @@ class Texts:
 
     titles: pl.Series
     categories: pl.Series | None
-    frequency: Counter[str]
+    frequency: dict[str, float]
     """Share of items, by word of the title."""
 
     @classmethod
@@ -66,23 +67,25 @@ def build_tree(items: SidTable, texts: Texts, popularity_I: Ints) -> tuple[list[
     return _children((), by_popularity, learned_codes(items), texts)
 
 
-def document_frequency(titles: pl.Series) -> Counter[str]:
+def document_frequency(titles: pl.Series) -> dict[str, float]:
     """Share of the titles that have each word."""
     count: Counter[str] = Counter()
     for title in titles:
         count.update(set(_WORD.findall(title.lower())))
-    return Counter({word: n / len(titles) for word, n in count.items()})
+    return {word: n / len(titles) for word, n in count.items()}
 
 
-def typical_words(titles: pl.Series, frequency: Counter[str]) -> list[str]:
+def typical_words(titles: pl.Series, frequency: dict[str, float]) -> list[str]:
     """Up to three words that `titles` have oftenest for how often others have them.
 
     By p log(p / q), the word's part of the divergence of the node from the catalogue.
     """
+    if len(titles) < FEWEST:
+        return []
     here = document_frequency(titles)
     # A word that the sample of the catalogue lacks counts as if one of its titles had it.
     gain = {
-        word: share * np.log(share / max(frequency[word], 1 / READ_OF_ALL))
+        word: share * np.log(share / max(frequency.get(word, 0.0), 1 / READ_OF_ALL))
         for word, share in here.items()
         if share >= 0.1
     }
