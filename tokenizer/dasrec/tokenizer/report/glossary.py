@@ -73,13 +73,13 @@ SECTIONS: Mapping[str, tuple[Figure, ...]] = {
         Figure(
             "reconstruction_error",
             "Reconstruction error",
-            "Mean squared error of the embedding rebuilt from the codes.",
+            "Mean squared distance of the embedding, at length 1, from what z decodes to.",
             -1,
         ),
         Figure(
             "quantization_error",
             "Quantization error",
-            "Mean squared distance of z from what was quantized.",
+            "Squared distance of z from what was quantized, relative to the variance of the latter.",
             -1,
         ),
     ),
