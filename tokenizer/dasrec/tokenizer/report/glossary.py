@@ -79,7 +79,7 @@ SECTIONS: Mapping[str, tuple[Figure, ...]] = {
         Figure(
             "quantization_error",
             "Quantization error",
-            "Squared distance of z from what was quantized, relative to the variance of the latter.",
+            "Squared distance of z from what was quantized, relative to its variance.",
             -1,
         ),
     ),
