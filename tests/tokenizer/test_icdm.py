@@ -159,7 +159,7 @@ def test_true_factors_carry_less_popularity_and_more_interest(tmp_path: Path, se
     popularity_r2, interest_r2, crowd, taste = {}, {}, {}, {}
     for variant in ("none", "cd2an"):
         config = IcdmConfig(variant=variant)
-        c_users, c_items = train_factors(corpus, config, steps=200)
+        c_users, c_items = train_factors(corpus, config, steps=300)
         popularity_r2[variant] = linear_r2(c_items[items], np.log(count[items]))
         interest = truth["user_interest"][users]
         interest_r2[variant] = np.mean([linear_r2(c_users[users], column) for column in interest.T])
