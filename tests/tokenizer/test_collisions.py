@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from dasrec.core import SidTable
 from dasrec.tokenizer import AssignConfig
-from dasrec.tokenizer.assign import resolve_collisions
 from dasrec.tokenizer.collisions import (
     groups_of,
     number_groups,
     rank_in_group,
     reassign_last,
 )
+from dasrec.tokenizer.policies import resolve_collisions
 
 ITEMS, SIZES, DIM = 120, (3, 4, 16), 5
 

@@ -1,10 +1,12 @@
 """Semantic IDs of items and users: DAS, and the tokenizers it is compared with."""
 
-from dasrec.tokenizer.assign import AssignConfig, assign
+from dasrec.tokenizer.assign import assign
+from dasrec.tokenizer.churn import churn
 from dasrec.tokenizer.icdm import IcdmConfig
 from dasrec.tokenizer.methods import METHODS, TokenizerConfig
 from dasrec.tokenizer.methods.das import AlignmentConfig, DasConfig
 from dasrec.tokenizer.methods.tiger import TigerConfig
+from dasrec.tokenizer.policies import AssignConfig
 from dasrec.tokenizer.report import render_report, sid_report
 from dasrec.tokenizer.train import load_tokenizer, train_tokenizer
 
@@ -17,6 +19,7 @@ __all__ = [
     "TigerConfig",
     "TokenizerConfig",
     "assign",
+    "churn",
     "load_tokenizer",
     "render_report",
     "sid_report",

@@ -5,13 +5,16 @@ SIDs, which nobody else gets, and have them again should they return.
 """
 
 import dataclasses
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from dasrec.core import SidTable
+from dasrec.core import Embeddings, Manifest, SemanticIds, SidTable
+from dasrec.tokenizer.policies import AssignConfig
 
 Ints = npt.NDArray[np.int64]
 
@@ -20,6 +23,57 @@ def match_ids(ids: pl.Series, wanted: pl.Series) -> Ints:
     """Row of each `wanted` id in `ids` (distinct), -1 where it is not there."""
     rows = pl.Series(np.arange(len(ids)), dtype=pl.Int64)
     return wanted.replace_strict(ids, rows, default=-1, return_dtype=pl.Int64).to_numpy()
+
+
+def check_extends(
+    config: AssignConfig,
+    published: SemanticIds,
+    tokenizer: Path,
+    embeddings: Embeddings,
+    inputs: Mapping[str, Manifest],
+) -> None:
+    """Refuse to extend a table with SIDs that were not made the same way.
+
+    Args:
+        config: the collision policy.
+        published: the table to extend.
+        tokenizer: path of the tokenizer artifact.
+        embeddings: of the later corpus.
+        inputs: manifests of the later corpus and of the tokenizer.
+
+    Raises:
+        ValueError: another tokenizer, policy, corpus, embedding space or width.
+    """
+    made_from, given = published.manifest.inputs, inputs["tokenizer"].fingerprint
+    if made_from.get("tokenizer") != given:
+        raise ValueError(
+            f"assign: the published SIDs come from tokenizer {made_from.get('tokenizer')}, but "
+            f"{tokenizer} is {given}; give the tokenizer they were made with"
+        )
+    policy = published.manifest.config
+    if (policy["collisions"], policy.get("cap")) != (config.collisions, config.cap):
+        raise ValueError(
+            f"assign.collisions: the published SIDs follow '{policy['collisions']}' (cap "
+            f"{policy.get('cap')}), got '{config.collisions}' (cap {config.cap}); keep the policy"
+        )
+    if embeddings.manifest.inputs.get("corpus") != inputs["corpus"].fingerprint:
+        raise ValueError("assign: the embeddings are of another corpus; embed this corpus")
+    spaces = {embeddings.space, embeddings.manifest.fingerprint}
+    spaces.add(embeddings.manifest.inputs.get("fitted_on", ""))
+    if not spaces & {inputs["tokenizer"].inputs["embeddings"], made_from["embeddings"]}:
+        raise ValueError(
+            "assign: the embeddings were not made with the encoders that the tokenizer knows; "
+            "embed this corpus with --fitted-on the embeddings of the published SIDs"
+        )
+    sizes = json.loads((tokenizer / "config.json").read_text())["sizes"]
+    matrices = {"users": embeddings.users, **embeddings.modalities}
+    for name, width in {"users": sizes["users"], **sizes["items"]}.items():
+        if name not in matrices or matrices[name].shape[1] != width:
+            found = matrices[name].shape[1] if name in matrices else "none"
+            raise ValueError(
+                f"embeddings.{name}: the tokenizer takes vectors of width {width}, got {found}; "
+                "give vectors of the model that made the first ones"
+            )
 
 
 def known_rows(published: SidTable, side: str) -> SidTable:
