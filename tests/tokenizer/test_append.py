@@ -18,7 +18,6 @@ from dasrec.core import (
     SidTable,
     load_corpus,
     load_embeddings,
-    load_sids,
     write_artifact,
 )
 from dasrec.core.corpus import save_corpus_payload
@@ -47,7 +46,11 @@ class Tables(NamedTuple):
 
 
 def write_world(
-    root: Path, tables: Tables, fitted_on: Manifest | None = None, seed: int = 0
+    root: Path,
+    tables: Tables,
+    fitted_on: Manifest | None = None,
+    seed: int = 0,
+    space: Manifest | None = None,
 ) -> World:
     """Random clicks on the first items alone: what is new has no interaction."""
     rng, users = np.random.default_rng(seed), len(tables.users)
@@ -72,8 +75,9 @@ def write_world(
     write_artifact(root / "corpus", "corpus", {"seed": seed}, {}, log)
     corpus = load_corpus(root / "corpus")
     inputs = {"corpus": corpus.manifest} | ({"fitted_on": fitted_on} if fitted_on else {})
-    space = {"space": fitted_on.fingerprint} if fitted_on else {}
-    write_artifact(root / "embeddings", "embeddings", {}, inputs, vectors, metrics=space)
+    origin = space or fitted_on
+    metrics = {"space": origin.fingerprint} if origin else {}
+    write_artifact(root / "embeddings", "embeddings", {}, inputs, vectors, metrics=metrics)
     return World(root, corpus, load_embeddings(root / "embeddings", corpus))
 
 
@@ -246,8 +250,11 @@ def test_what_was_made_otherwise_is_refused(first: World, later: World, tmp_path
 def test_embeddings_may_be_fitted_along_the_chain(
     first: World, later: World, tmp_path: Path
 ) -> None:
-    give(ROOM, first, first, tmp_path / "one")
-    give(ROOM, first, later, tmp_path / "two", tmp_path / "one")
-    chained = write_world(tmp_path / "chained", later_tables(), later.embeddings.manifest, seed=4)
-    three = give(ROOM, first, chained, tmp_path / "three", tmp_path / "two")
-    assert by_id(three.items) == by_id(load_sids(tmp_path / "two").items)
+    """first -> later -> last, encoders fitted on `first`; the tokenizer is trained on `later`."""
+    root, fitted = first.embeddings.manifest, later.embeddings.manifest
+    train_tokenizer(CONFIG, later.corpus, later.embeddings, tmp_path / "tokenizer")
+    trained = World(tmp_path, later.corpus, later.embeddings)
+    one = give(ROOM, trained, later, tmp_path / "one")
+    last = write_world(tmp_path / "last", later_tables(), fitted, seed=4, space=root)
+    two = give(ROOM, trained, last, tmp_path / "two", tmp_path / "one")
+    assert by_id(two.items) == by_id(one.items)
