@@ -139,9 +139,7 @@ def test_another_config_or_an_older_artifact_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"embed.lsa.dim: 5, but the encoders in .* with 4"):
         again(lsa={"dim": 5, "min_df": 1})
-    with pytest.raises(
-        ValueError, match=r"embed.more.cf.encoder: cooccurrence.* with absent"
-    ):
+    with pytest.raises(ValueError, match=r"embed.more.cf.encoder: cooccurrence.* with absent"):
         again(more={"cf": {"encoder": "cooccurrence"}})
     with pytest.raises(FileNotFoundError, match="no 'embeddings' artifact"):
         embed(config(), corpus, tmp_path / "out", fitted_on=tmp_path / "nowhere")

@@ -14,6 +14,7 @@ import numpy as np
 
 from dasrec.core.artifacts import Manifest, check_free, file_sha256, write_artifact
 from dasrec.core.corpus import Corpus
+from dasrec.core.descriptions import Descriptions
 from dasrec.core.embed_config import EmbedConfig, ItemEncoderConfig, UserEncoderConfig
 from dasrec.core.embeddings import Embeddings, load_embeddings
 from dasrec.core.encoding import Encoding, vector_file
@@ -31,6 +32,7 @@ def embed(
     out: Path,
     *,
     data_dir: Path | None = None,
+    descriptions: Descriptions | None = None,
     fitted_on: Path | None = None,
     seed: int = 0,
     replace: bool = False,
@@ -47,6 +49,7 @@ def embed(
         corpus: the catalogue, the profiles and the training interactions.
         out: the artifact directory to create.
         data_dir: folder that vector files and pictures are in.
+        descriptions: the texts of `source: descriptions`.
         fitted_on: an Embeddings artifact made with the same config, of an earlier catalogue.
         seed: seeds the truncated SVDs.
         replace: swap an artifact that is already there for the new one.
@@ -56,9 +59,9 @@ def embed(
             are not finite. Nothing is written then.
     """
     check_free(out, replace)
-    inputs = embed_inputs(config, corpus, data_dir, fitted_on)
+    inputs = embed_inputs(config, corpus, data_dir, fitted_on, descriptions)
     frozen = FrozenEncoders(fitted_on)
-    items, users = Encoding(config, corpus, data_dir, seed, frozen).encode()
+    items, users = Encoding(config, corpus, data_dir, seed, frozen, descriptions).encode()
     names = {"items": "items.npy"} | {f"more.{name}": f"items.{name}.npy" for name in config.more}
     shapes = [f"{section} {len(one)} x {one.shape[1]}" for section, one in items.items()]
     log.info("embed: %s, users %d x %d", ", ".join(shapes), *users.shape)
@@ -91,16 +94,30 @@ def embed_inputs(
     corpus: Corpus,
     data_dir: Path | None = None,
     fitted_on: Path | None = None,
+    descriptions: Descriptions | None = None,
 ) -> dict[str, Manifest]:
-    """Manifests of all that `embed` reads: the corpus, vector files and pictures, by content,
-    and the artifact that its encoders come from.
+    """Manifests of all that `embed` reads, by name.
+
+    The corpus, the descriptions, vector files and pictures by content, and the artifact that the
+    encoders come from.
 
     Raises:
         FileNotFoundError: no artifact at `fitted_on`.
-        ValueError: a vector file that does not exist, no item with a picture, or encoders that
-            were fitted with another config.
+        ValueError: no descriptions where the config reads them, a vector file that does not exist,
+            no item with a picture, or encoders that were fitted with another config.
     """
     inputs = {"corpus": corpus.manifest}
+    if config.reads_descriptions:
+        if descriptions is None:
+            raise ValueError(
+                "embed: source 'descriptions' needs the artifact of the stage `describe`; run "
+                "that first, or set source to 'columns'"
+            )
+        if descriptions.manifest.inputs["corpus"] != corpus.manifest.fingerprint:
+            raise ValueError(
+                "embed: the descriptions are of another corpus; run `describe` on this one"
+            )
+        inputs["descriptions"] = descriptions.manifest
     if fitted_on is not None:
         inputs["fitted_on"] = open_earlier(fitted_on, config).manifest
     encoders: dict[str, ItemEncoderConfig | UserEncoderConfig] = {

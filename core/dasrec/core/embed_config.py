@@ -11,12 +11,23 @@ from dasrec.core.encoders import TextModelConfig
 from dasrec.core.images import ImagesConfig
 from dasrec.core.lsa import LsaConfig
 
+TEXT_ENCODERS = ("lsa", "sentence_transformers")
+
 
 def _check_file(encoder: str, file: str | None) -> None:
     if encoder == "file" and file is None:
         raise ValueError("file is required with encoder 'file'")
     if encoder != "file" and file is not None:
         raise ValueError(f"file has no effect with encoder '{encoder}'; remove it")
+
+
+def _check_source(encoder: str, source: str, columns: tuple[str, ...] | None) -> None:
+    if source == "descriptions" and encoder not in TEXT_ENCODERS:
+        raise ValueError(f"source has no effect with encoder '{encoder}'; remove it")
+    if source == "descriptions" and columns is not None:
+        raise ValueError(
+            "columns has no effect with source 'descriptions'; set those of describe.prompts"
+        )
 
 
 class ItemEncoderConfig(StageConfig):
@@ -26,6 +37,10 @@ class ItemEncoderConfig(StageConfig):
     """lsa: TF-IDF and truncated SVD, offline; sentence_transformers: a pretrained text model;
     images: a pretrained CLIP model; cooccurrence: who is clicked near whom in the training
     interactions; file: vectors made elsewhere."""
+
+    source: Literal["columns", "descriptions"] = "columns"
+    """What the text encoders read: the item's columns, or what a language model wrote about it
+    (stage `describe`)."""
 
     columns: tuple[str, ...] | None = None
     """Columns of the item text, in order; null takes the usual ones (title, brand, category,
@@ -41,6 +56,7 @@ class ItemEncoderConfig(StageConfig):
     @model_validator(mode="after")
     def _check(self) -> "ItemEncoderConfig":
         _check_file(self.encoder, self.file)
+        _check_source(self.encoder, self.source, self.columns)
         return self
 
 
@@ -50,6 +66,10 @@ class UserEncoderConfig(StageConfig):
     encoder: Literal["lsa", "sentence_transformers", "file", "history_mean"] = "lsa"
     """As for items; history_mean: recency-weighted mean of the vectors of the user's training
     items, in the items' space (after their PCA)."""
+
+    source: Literal["columns", "descriptions"] = "columns"
+    """What the text encoders read: profile and history, or what a language model wrote about
+    them (stage `describe`)."""
 
     columns: tuple[str, ...] | None = None
     """Profile columns of the user text, in order; null takes the usual ones that exist."""
@@ -70,6 +90,7 @@ class UserEncoderConfig(StageConfig):
     @model_validator(mode="after")
     def _check(self) -> "UserEncoderConfig":
         _check_file(self.encoder, self.file)
+        _check_source(self.encoder, self.source, self.columns)
         if self.encoder == "history_mean" and self.pca_dim is not None:
             raise ValueError(
                 "pca_dim has no effect with encoder 'history_mean', whose width is that of the "
@@ -121,6 +142,12 @@ class EmbedConfig(StageConfig):
     def item_encoders(self) -> dict[str, ItemEncoderConfig]:
         """Section name ("items", "more.NAME") -> encoder, the primary one first."""
         return {"items": self.items, **{f"more.{name}": one for name, one in self.more.items()}}
+
+    @property
+    def reads_descriptions(self) -> bool:
+        """Whether any encoder reads the artifact of the stage `describe`."""
+        sides = [one.source for one in self.item_encoders.values()]
+        return "descriptions" in (*sides, self.users.source)
 
     @property
     def reads_files(self) -> bool:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dasrec.core.cooccurrence import cooccurrence
 from dasrec.core.corpus import Corpus
+from dasrec.core.descriptions import Descriptions
 from dasrec.core.embed_config import EmbedConfig, ItemEncoderConfig
 from dasrec.core.encoders import TextEncoder, history_mean, read_rows, sentence_transformers
 from dasrec.core.frozen import FrozenEncoders
@@ -33,9 +34,10 @@ class Encoding:
         data_dir: Path | None,
         seed: int,
         frozen: FrozenEncoders,
+        descriptions: Descriptions | None,
     ) -> None:
         self.config, self.corpus, self.data_dir, self.seed = config, corpus, data_dir, seed
-        self.frozen = frozen
+        self.frozen, self.descriptions = frozen, descriptions
         # loaded once, however many sections use it
         self._text_model = functools.cache(lambda: sentence_transformers(config.text_model))
 
@@ -55,8 +57,8 @@ class Encoding:
         config, corpus = self.config, self.corpus
 
         def from_texts() -> Floats:
-            texts = item_texts(corpus, encoder.columns, labels=encoder.encoder != "lsa")
-            return self._text_encoder(encoder.encoder, section, encoder.columns)(texts.to_list())
+            texts = self._item_texts(section, labels=encoder.encoder != "lsa")
+            return self._text_encoder(encoder.encoder, section)(texts)
 
         def from_images() -> Floats:
             files = image_files(config.images, corpus, self.data_dir, f"embed.{section}")
@@ -87,25 +89,42 @@ class Encoding:
             path = vector_file(users.file, self.data_dir, "users")
             vectors = read_rows(path, corpus.users, "users", "users")
         else:
-            labels = users.encoder != "lsa"
-            texts = user_texts(corpus, users.columns, max_history=users.max_history, labels=labels)
             # the items' words: both sides in one space
-            encoder = self._text_encoder(users.encoder, "items", self.config.items.columns)
-            vectors = encoder(texts.to_list())
+            vectors = self._text_encoder(users.encoder, "items")(self._user_texts())
         if users.pca_dim is None:
             return vectors
         one_space = users.encoder == self.config.items.encoder != "file"
         return self._pca(vectors, raw_items if one_space else vectors, users.pca_dim, "users")
 
-    def _text_encoder(
-        self, name: str, section: str, columns: tuple[str, ...] | None
-    ) -> TextEncoder:
+    def _item_texts(self, section: str, *, labels: bool) -> list[str]:
+        """(I,) what the text encoder of a section reads."""
+        encoder = self.config.item_encoders[section]
+        if encoder.source == "descriptions":
+            assert self.descriptions is not None
+            return self.descriptions.items["text"].to_list()
+        where = f"embed.{section}.columns"
+        return item_texts(self.corpus, encoder.columns, labels=labels, section=where).to_list()
+
+    def _user_texts(self) -> list[str]:
+        """(U,) what the text encoder of the users reads."""
+        users = self.config.users
+        if users.source == "descriptions":
+            assert self.descriptions is not None
+            return self.descriptions.users["text"].to_list()
+        return user_texts(
+            self.corpus,
+            users.columns,
+            max_history=users.max_history,
+            labels=users.encoder != "lsa",
+        ).to_list()
+
+    def _text_encoder(self, name: str, section: str) -> TextEncoder:
         if name == "sentence_transformers":
             return self._text_model()
 
         def fit() -> Lsa:
-            texts = item_texts(self.corpus, columns, labels=False)
-            return fit_lsa(self.config.lsa, texts.to_list(), self.seed, section)
+            texts = self._item_texts(section, labels=False)
+            return fit_lsa(self.config.lsa, texts, self.seed, section)
 
         return self.frozen.take(Lsa, section, fit)
 

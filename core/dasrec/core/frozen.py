@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dasrec.core.config import build_config
 from dasrec.core.corpus import Corpus
 from dasrec.core.embed_config import EmbedConfig
 from dasrec.core.embeddings import Embeddings, load_embeddings
@@ -87,7 +88,9 @@ def open_earlier(path: Path, config: EmbedConfig) -> Embeddings:
         ValueError: it was made by another config.
     """
     earlier = load_embeddings(path)
-    theirs, ours = _leaves(earlier.manifest.config), _leaves(config.as_json())
+    # Built again, so that options that came later count with their defaults.
+    made_with = build_config(EmbedConfig, earlier.manifest.config, f"{path}: config")
+    theirs, ours = _leaves(made_with.as_json()), _leaves(config.as_json())
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key) and key.rsplit(".", 1)[-1] not in FREE:
             raise ValueError(

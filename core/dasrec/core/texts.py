@@ -24,7 +24,11 @@ USER_COLUMNS = (
 
 
 def item_texts(
-    corpus: Corpus, columns: Sequence[str] | None = None, *, labels: bool = True
+    corpus: Corpus,
+    columns: Sequence[str] | None = None,
+    *,
+    labels: bool = True,
+    section: str = "embed.items.columns",
 ) -> pl.Series:
     """One text per item: its columns one after the other, those without a value left out.
 
@@ -32,6 +36,7 @@ def item_texts(
         corpus: the catalogue; row i of the result is item_idx i.
         columns: columns of `items.parquet`; None takes those of `ITEM_COLUMNS` that exist.
         labels: whether each value is preceded by its column's name ("Brand: Acme").
+        section: the config key that names the columns, for messages.
 
     Returns:
         (I,) strings; "" for an item without any value.
@@ -39,10 +44,10 @@ def item_texts(
     Raises:
         ValueError: a column that the table does not have, or no column at all.
     """
-    chosen = _columns(corpus.items, columns, ITEM_COLUMNS, "items")
+    chosen = _columns(corpus.items, columns, ITEM_COLUMNS, "items", section)
     if not chosen:
         raise ValueError(
-            f"embed.items.columns: none of {', '.join(ITEM_COLUMNS)} in items.parquet "
+            f"{section}: none of {', '.join(ITEM_COLUMNS)} in items.parquet "
             f"(it has {', '.join(corpus.items.columns)}); name the text columns"
         )
     return _join(corpus.items, chosen, labels)
@@ -54,6 +59,7 @@ def user_texts(
     *,
     max_history: int = 20,
     labels: bool = True,
+    section: str = "embed.users.columns",
 ) -> pl.Series:
     """One text per user: the profile, then the user's last training items, most recent first.
 
@@ -65,6 +71,7 @@ def user_texts(
         max_history: training items named, by `title` where the items have one, else by the
             first of their text columns. 0 leaves the history out.
         labels: whether each part is preceded by its name.
+        section: the config key that names the columns, for messages.
 
     Returns:
         (U,) strings; "" for a user without profile and training items.
@@ -72,9 +79,8 @@ def user_texts(
     Raises:
         ValueError: a column that the table does not have.
     """
-    profile = _join(
-        corpus.users, _columns(corpus.users, columns, USER_COLUMNS, "users"), labels
-    ).to_frame("profile")
+    chosen = _columns(corpus.users, columns, USER_COLUMNS, "users", section)
+    profile = _join(corpus.users, chosen, labels).to_frame("profile")
     history = _history_texts(corpus, max_history)
     label = "Recently chosen: {}" if labels else "{}"
     table = profile.with_columns(
@@ -107,14 +113,18 @@ def _history_texts(corpus: Corpus, max_history: int) -> pl.Series:
 
 
 def _columns(
-    table: pl.DataFrame, columns: Sequence[str] | None, defaults: Sequence[str], side: str
+    table: pl.DataFrame,
+    columns: Sequence[str] | None,
+    defaults: Sequence[str],
+    side: str,
+    section: str,
 ) -> list[str]:
     if columns is None:
         return [name for name in defaults if name in table.columns]
     for name in columns:
         if name not in table.columns:
             raise ValueError(
-                f"embed.{side}.columns: no column '{name}' in {side}.parquet; "
+                f"{section}: no column '{name}' in {side}.parquet; "
                 f"it has {', '.join(table.columns)}"
             )
     return list(columns)
