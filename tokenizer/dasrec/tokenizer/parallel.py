@@ -8,12 +8,20 @@ devices. Gradients are averaged, so that rows count once (see `gather`).
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
+
+
+def processes() -> PartialState:
+    """The processes of this run; one, unless a launcher started it."""
+    # Left to itself, accelerate takes CPU processes for single ones.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu)
 
 
 def share(x_BX: Tensor) -> Tensor:
     """This process's rows: every W-th one."""
-    state = PartialState()
+    state = processes()
     return x_BX[state.process_index :: state.num_processes]
 
 
@@ -23,7 +31,7 @@ def gather(mine: Tensor, rows: int) -> Tensor:
     The gradient of every process's copy is summed for the rows' owner. All copies are equal, so
     it is W times too large, which averaging the parameters' gradients over the W processes undoes.
     """
-    if PartialState().num_processes == 1:
+    if processes().num_processes == 1:
         return mine
     return _Gather.apply(mine, rows)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -31,7 +39,7 @@ def gather(mine: Tensor, rows: int) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mine, rows):  # type: ignore[no-untyped-def]
-        state = PartialState()
+        state = processes()
         ctx.sizes = (len(mine), rows)
         world = state.num_processes
         padded = mine.new_zeros((-(-rows // world), *mine.shape[1:]))
@@ -49,17 +57,27 @@ class _Gather(torch.autograd.Function):
 
 def weight(rows: int) -> float:
     """Factor W / rows: a sum over this process's share, so weighted, averages to the mean."""
-    return float(PartialState().num_processes / rows)
+    return float(processes().num_processes / rows)
+
+
+def average(values: dict[str, Tensor]) -> dict[str, float]:
+    """Means over the processes: those losses that a process computes from its share alone become
+    the whole batch's."""
+    stacked = torch.stack(list(values.values()))
+    if processes().num_processes > 1:
+        dist.all_reduce(stacked)
+        stacked /= processes().num_processes
+    return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def average_gradients(module: nn.Module) -> None:
     """Mean over the processes, in one message."""
-    if PartialState().num_processes == 1:
+    if processes().num_processes == 1:
         return
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= PartialState().num_processes
+    flat /= processes().num_processes
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from dasrec.core import (
 from dasrec.core.training import fit
 from dasrec.tokenizer.methods import METHODS, TokenizerConfig
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
+from dasrec.tokenizer.parallel import processes
 from dasrec.tokenizer.trainer import Trainer
 from dasrec.tokenizer.warm_start import warm_start_from
 
@@ -67,7 +67,7 @@ def train_tokenizer(
         ValueError: embeddings that do not fit the corpus, more codewords than users or items, a
             warm start from another kind of tokenizer.
     """
-    out, state = Path(out), PartialState()
+    out, state = Path(out), processes()
     check_free(out, replace)
     seed_everything(seed, "tokenizer", "init")
     objective = build_objective(config, corpus, embeddings, state.device)
@@ -76,7 +76,9 @@ def train_tokenizer(
         inputs["warm_start"] = load_manifest(warm_start, "tokenizer")
         warm_start_from(Path(warm_start), objective, corpus)
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
-    work = work_dir(out, recipe_digest("tokenizer", config.as_json(), fingerprints, seed))
+    recipe = recipe_digest("tokenizer", config.as_json(), fingerprints, seed)
+    with state.main_process_first():  # it may have to empty the folder
+        work = work_dir(out, recipe)
     metrics: dict[str, Any] = {}
     if objective.phases:
         trainer = Trainer(objective, config, seed, warm=warm_start is not None)
@@ -92,6 +94,7 @@ def train_tokenizer(
         )
         metrics |= result.best_metrics
     metrics |= objective.finish(seed)
+    state.wait_for_everyone()  # all have read what the main process now adds or removes
     if state.is_main_process:
         write_artifact(
             out,
@@ -167,13 +170,18 @@ def load_tokenizer(path: str | Path) -> tuple[TokenizerConfig, Sides]:
     config: TokenizerConfig = build_config(
         method.config, stored["tokenizer"], f"{path}/config.json"
     )
-    sides = method.sides(config, Sizes(**stored["sizes"]))
+    sides = method.sides(config, stored_sizes(path))
     weights = load_file(path / "model.safetensors")
     prefix = "sides."
     sides.load_state_dict(
         {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     )
     return config, sides.eval()
+
+
+def stored_sizes(path: str | Path) -> Sizes:
+    """Widths of the inputs of the tokenizer at `path`."""
+    return Sizes(**json.loads((Path(path) / "config.json").read_text())["sizes"])
 
 
 def _save(path: Path, config: TokenizerConfig, objective: Objective, work: Path) -> None:

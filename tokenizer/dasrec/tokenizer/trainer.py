@@ -12,7 +12,7 @@ from dasrec.core import generator
 from dasrec.tokenizer.config import AutoencoderConfig
 from dasrec.tokenizer.kmeans import init_codebooks, restart_unused
 from dasrec.tokenizer.objective import Objective, Phase, Step
-from dasrec.tokenizer.parallel import average_gradients
+from dasrec.tokenizer.parallel import average, average_gradients
 from dasrec.tokenizer.report import perplexity
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Trainer:
             progress = (within + number / len(batches)) / phase.epochs
             for name, value in self._step(batch, Step(phase.name, progress, quantize)).items():
                 sums[name] = sums[name] + value
-        metrics = {name: float(value) / len(batches) for name, value in sums.items()}
+        metrics = {name: total / len(batches) for name, total in average(sums).items()}
         if quantize:
             metrics |= self._census((within + 1) / phase.epochs, rng)
         return metrics
