@@ -7,6 +7,7 @@ from dasrec.tokenizer.methods import METHODS, TokenizerConfig
 from dasrec.tokenizer.methods.das import AlignmentConfig, DasConfig
 from dasrec.tokenizer.methods.tiger import TigerConfig
 from dasrec.tokenizer.policies import AssignConfig
+from dasrec.tokenizer.pretrained import SidTokenizer
 from dasrec.tokenizer.report import render_report, sid_report
 from dasrec.tokenizer.train import load_tokenizer, train_tokenizer
 
@@ -16,6 +17,7 @@ __all__ = [
     "AssignConfig",
     "DasConfig",
     "IcdmConfig",
+    "SidTokenizer",
     "TigerConfig",
     "TokenizerConfig",
     "assign",
