@@ -6,10 +6,12 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from dasrec.tokenizer.methods.das import Das, DasConfig, das_sides
+from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
+from dasrec.tokenizer.methods.letter import Letter, LetterConfig, letter_sides
 from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
-TokenizerConfig = Annotated[DasConfig | TigerConfig, Field(discriminator="method")]
+TokenizerConfig = Annotated[DasConfig | PlumConfig | TigerConfig, Field(discriminator="method")]
 """The config of any method, told apart by its key `method`."""
 
 
@@ -25,5 +27,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "das": Method(DasConfig, das_sides, Das),
+    "plum": Method(PlumConfig, plum_sides, Plum),
     "tiger": Method(TigerConfig, tiger_sides, Tiger),
+    "letter": Method(LetterConfig, letter_sides, Letter),
 }
