@@ -40,6 +40,14 @@ FittedOn = Annotated[
         help="Use the fitted encoders of this Embeddings artifact, for a later catalogue.",
     ),
 ]
+Published = Annotated[
+    Path | None,
+    typer.Option(
+        "--published",
+        help="Run directory of an earlier catalogue whose SIDs are kept and extended, and whose "
+        "models are used.",
+    ),
+]
 RunDir = Annotated[Path, typer.Option("--run", help="Run directory.")]
 
 
@@ -109,18 +117,38 @@ def _stage_command(stage: str, text: str) -> None:
     app.command(stage, help=f"{text} (one stage; its inputs are read from --out).")(command)
 
 
+def _extending_command(stage: str, text: str) -> None:
+    """A stage that can go on from the SIDs and models of an earlier run."""
+
+    def command(
+        config: ConfigPath,
+        overrides: Overrides = None,
+        out: Out = Path("runs/default"),
+        data: Data = None,
+        method: Methods = None,
+        published: Published = None,
+    ) -> None:
+        from dasrec.cli.config import load_run_config
+        from dasrec.cli.pipeline import Run
+
+        settings = load_run_config(config, overrides)
+        Run(settings, out, data, {stage}, method, published=published).execute()
+
+    app.command(stage, help=f"{text} (one stage; its inputs are read from --out).")(command)
+
+
 for _name, _text in {
     "prepare": "Raw log to corpus: check, filter, number, split",
     "baselines": "Popularity, item-kNN and SASRec",
     "tokenize": "Train the tokenizers",
-    "assign": "Give items and users their semantic IDs",
     "pretrain": "Add SID tokens to a decoder LM and train it in full",
     "sft": "LoRA fine-tuning of the generator",
-    "retrieve": "Generate lists under the trie",
     "rank": "Train the CTR models and re-score the generated candidates",
     "evaluate": "Metrics of every method's lists",
 }.items():
     _stage_command(_name, _text)
+_extending_command("assign", "Give items and users their semantic IDs")
+_extending_command("retrieve", "Generate lists under the trie")
 
 
 @app.command()
@@ -136,6 +164,10 @@ def recommend(
     exclude_seen: Annotated[
         bool, typer.Option(help="Leave out items of the history, inside the search.")
     ] = False,
+    generator: Annotated[
+        Path | None,
+        typer.Option(help="Generator of an earlier run, for a catalogue whose SIDs extend its."),
+    ] = None,
 ) -> None:
     """Print the next items for a user of the log, or for a history given here."""
     from dasrec.cli.recommend import Recommender, recommendation_table
@@ -143,7 +175,7 @@ def recommend(
     if user is None and history is None:
         raise ValueError("recommend: give --user USER_ID, --history ID,ID,..., or both")
     ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
-    recommender = Recommender(run_dir, method)
+    recommender = Recommender(run_dir, method, generator)
     found = recommender.recommend(user, ids, k=k, num_beams=num_beams, exclude_seen=exclude_seen)
     console = _console()
     for table in recommendation_table(found):
@@ -255,6 +287,18 @@ def sids_report(
         raise ValueError(
             "sids report: --corpus and --embeddings are read for a page only; add --out FILE.html"
         )
+
+
+@sids_app.command("churn")
+def sids_churn(
+    old: Annotated[Path, typer.Argument(help="A SemanticIds artifact.")],
+    new: Annotated[Path, typer.Argument(help="A later one.")],
+) -> None:
+    """What became of the SIDs of the same items and users: after training again, say."""
+    from dasrec.core.semantic_ids import load_sids
+    from dasrec.tokenizer import churn, render_report
+
+    typer.echo(render_report(churn(load_sids(old), load_sids(new)), title=f"{old} -> {new}"))
 
 
 @data_app.command("generate")

@@ -55,6 +55,7 @@ class Run:
         only: Collection[str] | None = None,
         methods: Collection[str] | None = None,
         fitted_on: Path | None = None,
+        published: Path | None = None,
     ) -> None:
         """Plan a run.
 
@@ -65,6 +66,8 @@ class Run:
             only: stages to execute; the others' artifacts must exist. None = all.
             methods: tokenizers to treat; None = all of the config, and the baselines.
             fitted_on: an Embeddings artifact whose encoders are used; None = fit them.
+            published: the run directory of an earlier catalogue: its SIDs are extended, its
+                tokenizers and generators used; None = those of this run.
 
         Raises:
             ValueError: no data, or an unknown method.
@@ -80,7 +83,7 @@ class Run:
                 f"{config.name}: this config reads raw data; give its folder with --data PATH"
             )
         self.config, self.out, self.data_dir = config, out, data_dir
-        self.only, self.fitted_on = only, fitted_on
+        self.only, self.fitted_on, self.published = only, fitted_on, published
         self.restricted = methods is not None
         self.tokenizers = {
             name: section
@@ -285,7 +288,7 @@ class Run:
         from dasrec.tokenizer import assign, train_tokenizer
 
         config, seed = self.tokenizers[name], self.config.seed
-        tokenizer, out = self.path("tokenizers", name), self.path("sids", name)
+        tokenizer, out = self._models("tokenizers", name), self.path("sids", name)
         if embeddings is not None:
             inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
             train = _bind(
@@ -293,10 +296,23 @@ class Run:
             )
             self._step("tokenize", "tokenizer", tokenizer, config.as_json(), inputs, train)
             if self._wanted("assign"):
-                section = self.config.assign
-                inputs["tokenizer"] = load_manifest(tokenizer, "tokenizer", inputs)
+                section, earlier = self.config.assign, None
+                if self.published is None:
+                    inputs["tokenizer"] = load_manifest(tokenizer, "tokenizer", inputs)
+                else:
+                    earlier = self.published / "sids" / name
+                    inputs["tokenizer"] = load_manifest(tokenizer, "tokenizer")
+                    inputs["published"] = load_manifest(earlier, "semantic_ids")
                 give = _bind(
-                    assign, section, tokenizer, corpus, embeddings, out, seed=seed, replace=True
+                    assign,
+                    section,
+                    tokenizer,
+                    corpus,
+                    embeddings,
+                    out,
+                    published=earlier,
+                    seed=seed,
+                    replace=True,
                 )
                 self._step("assign", "semantic_ids", out, section.as_json(), inputs, give)
         later = ("pretrain", "sft", "retrieve")
@@ -320,7 +336,9 @@ class Run:
             self._step("sft", "generator", model, section.sft.as_json(), with_base, run)
         if self._wanted("retrieve"):
             kind = "base_model" if section.sft is None else "generator"
-            with_model = inputs | {"generator": load_manifest(model, kind, inputs)}
+            # one of an earlier catalogue knows other inputs; `retrieve` asks whether it fits
+            made_from = inputs if self.published is None else {}
+            with_model = inputs | {"generator": load_manifest(model, kind, made_from)}
             config = section.retrieve
             run = _bind(retrieve, config, model, corpus, sids, out, seed=seed, replace=True)
             self._step("retrieve", "recommendations", out, config.as_json(), with_model, run)
@@ -329,7 +347,11 @@ class Run:
         """What generates the lists of a tokenizer: fine-tuned, or the base model without sft."""
         section = self.config.generator
         assert section is not None
-        return self.path("bases" if section.sft is None else "generators", name)
+        return self._models("bases" if section.sft is None else "generators", name)
+
+    def _models(self, kind: str, name: str) -> Path:
+        """A trained model: of this run, or of the earlier one whose SIDs are extended."""
+        return (self.published or self.out) / kind / name
 
     def _rank(self, corpus: Corpus) -> None:
         from dasrec.ranking import rerank, train_ranker
