@@ -13,6 +13,7 @@ from dasrec.baselines import (
     SasrecRecommendConfig,
 )
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
+from dasrec.core.descriptions_stage import DescribeConfig
 from dasrec.core.embed import EmbedConfig
 from dasrec.core.prepare import PrepareConfig
 from dasrec.core.synthetic import SyntheticConfig
@@ -83,6 +84,9 @@ class RunConfig(StageConfig):
     prepare: PrepareConfig
     """Raw log to corpus."""
 
+    describe: DescribeConfig | None = None
+    """Descriptions that a language model writes, for `embed`; without it none are made."""
+
     embed: EmbedConfig = EmbedConfig()
     """Texts to vectors."""
 
@@ -111,6 +115,11 @@ class RunConfig(StageConfig):
                 raise ValueError(f"tokenizers: '{name}': use lower-case letters, digits and _")
             if name in BASELINES:
                 raise ValueError(f"tokenizers: '{name}' is the name of a baseline; choose another")
+        if self.embed.reads_descriptions and self.describe is None:
+            raise ValueError(
+                "embed: source 'descriptions' needs the section 'describe', which names the "
+                "language model; add it, or set source to 'columns'"
+            )
         if self.ranking is not None and self.ranking.tokenizer not in self.tokenizers:
             known = ", ".join(self.tokenizers) or "none"
             raise ValueError(

@@ -139,6 +139,7 @@ def _extending_command(stage: str, text: str) -> None:
 
 for _name, _text in {
     "prepare": "Raw log to corpus: check, filter, number, split",
+    "describe": "Let a language model write about items and users, for embed to read",
     "baselines": "Popularity, item-kNN and SASRec",
     "tokenize": "Train the tokenizers",
     "pretrain": "Add SID tokens to a decoder LM and train it in full",

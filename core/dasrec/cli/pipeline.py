@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from dasrec.cli.config import BASELINES, RunConfig
 from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
+from dasrec.core.descriptions import Descriptions, load_descriptions
 from dasrec.core.embeddings import Embeddings, load_embeddings
 from dasrec.core.semantic_ids import SemanticIds, load_sids
 
@@ -27,6 +28,7 @@ SECONDS = "seconds.json"
 
 STAGES = (
     "prepare",
+    "describe",
     "embed",
     "baselines",
     "tokenize",
@@ -43,8 +45,8 @@ STAGES = (
 class Run:
     """A run directory and the stages that fill it.
 
-    Layout: corpus/, embeddings/, tokenizers/NAME, sids/NAME, bases/NAME, generators/NAME,
-    recommendations/METHOD, rankers/NAME, reports/METHOD.
+    Layout: corpus/, descriptions/, embeddings/, tokenizers/NAME, sids/NAME, bases/NAME,
+    generators/NAME, recommendations/METHOD, rankers/NAME, reports/METHOD.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Run:
     def execute(self) -> None:
         """Run the stages in order."""
         corpus = self._prepare()
-        embeddings = self._embed(corpus)
+        embeddings = self._embed(corpus, self._describe(corpus))
         self._baselines(corpus)
         for name in self.tokenizers:
             sids = self._semantic_ids(name, corpus, embeddings)
@@ -221,7 +223,22 @@ class Run:
             lambda: generate(section, out, seed=seed, replace=True),
         )
 
-    def _embed(self, corpus: Corpus) -> Embeddings | None:
+    def _describe(self, corpus: Corpus) -> Descriptions | None:
+        from dasrec.core.descriptions_stage import describe, describe_inputs
+
+        config, out, seed = self.config.describe, self.path("descriptions"), self.config.seed
+        if config is None:
+            if self.only is not None and "describe" in self.only:
+                raise ValueError(f"{self.config.name}: the config has no section 'describe'")
+            return None
+        if self._wanted("describe"):
+            run = _bind(describe, config, corpus, out, seed=seed, replace=True)
+            inputs = describe_inputs(config, corpus)
+            self._step("describe", "descriptions", out, config.as_json(), inputs, run)
+        needed = self.config.embed.reads_descriptions and self._wanted("embed")
+        return load_descriptions(out, corpus) if needed else None
+
+    def _embed(self, corpus: Corpus, descriptions: Descriptions | None) -> Embeddings | None:
         from dasrec.core.embed import embed, embed_inputs
 
         config, out, seed = self.config.embed, self.path("embeddings"), self.config.seed
@@ -233,13 +250,14 @@ class Run:
                 "embeddings",
                 out,
                 config.as_json(),
-                embed_inputs(config, corpus, data, earlier),
+                embed_inputs(config, corpus, data, earlier, descriptions),
                 _bind(
                     embed,
                     config,
                     corpus,
                     out,
                     data_dir=data,
+                    descriptions=descriptions,
                     fitted_on=earlier,
                     seed=seed,
                     replace=True,

@@ -51,7 +51,7 @@ class DescribeConfig(StageConfig):
 
 
 def describe(
-    config: DescribeConfig, corpus: Corpus, out: Path, *, replace: bool = False
+    config: DescribeConfig, corpus: Corpus, out: Path, *, seed: int = 0, replace: bool = False
 ) -> Descriptions:
     """Write the Descriptions artifact of a corpus.
 
@@ -62,6 +62,7 @@ def describe(
         config: model and prompts.
         corpus: the catalogue, the profiles and the training interactions.
         out: the artifact directory to create.
+        seed: kept in the manifest; decoding is greedy and draws nothing.
         replace: swap an artifact that is already there for the new one.
 
     Raises:
@@ -94,6 +95,7 @@ def describe(
         config.as_json(),
         inputs,
         payload,
+        seed=seed,
         metrics={"prompts": len(texts), "asked": asked, "empty": empty},
         replace=replace,
     )
