@@ -182,7 +182,7 @@ def dice(
     log_q = log_q_I[clicks.items]
     gap_B = log_q[other_B] - log_q[items_B]
     valid_B = ~torch.isneginf(clicks.negatives_UI[users_B, other_B])
-    more_B, less_B = valid_B & (gap_B > 0), valid_B & (gap_B < 0)
+    more_B, less_B = valid_B & (gap_B > 0), valid_B & (gap_B <= 0)
 
     def margin(scores_UI: Tensor) -> Tensor:
         return scores_UI[users_B, items_B] - scores_UI[users_B, other_B]
@@ -205,15 +205,16 @@ def dice(
 def distance_correlation(x_BD: Tensor, y_BE: Tensor) -> Tensor:
     """dCor of two samples, in [0, 1]; 0 for independent variables (Székely et al., 2007)."""
 
+    same_BB = torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
+
     def centred(x_BD: Tensor) -> Tensor:
-        squared = squared_distances(x_BD, x_BD)
-        # The diagonal is 0 and the root has no gradient there.
-        d_BB = (squared.clamp_min(0) + 1e-8).sqrt()
+        squared_BB = squared_distances(x_BD, x_BD).masked_fill(same_BB, 0)
+        d_BB = squared_BB.clamp_min(1e-12).sqrt()  # at 0 the root has no gradient
         return d_BB - d_BB.mean(0, keepdim=True) - d_BB.mean(1, keepdim=True) + d_BB.mean()
 
     a_BB, b_BB = centred(x_BD), centred(y_BE)
     covariance = (a_BB * b_BB).mean().clamp_min(0)
-    spread = (a_BB.square().mean() * b_BB.square().mean()).sqrt().clamp_min(1e-12)
+    spread = (a_BB.square().mean() * b_BB.square().mean()).clamp_min(1e-24).sqrt()
     return (covariance / spread + 1e-12).sqrt()
 
 
