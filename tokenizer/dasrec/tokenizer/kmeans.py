@@ -24,31 +24,37 @@ def init_codebooks(quantizer: ResidualQuantizer, h_ND: Tensor, seed: int) -> Non
         h_ND: encoder output, for the whole catalogue where it fits.
         seed: k-means is a function of `h_ND` and this.
     """
-    if len(h_ND) > MAX_ROWS:
-        rows = generator(seed, "kmeans", "rows").choice(len(h_ND), MAX_ROWS, replace=False)
-        h_ND = h_ND[torch.from_numpy(np.sort(rows))]
-    residual_ND = h_ND.clone()
+    residual_ND = sample_rows(h_ND, seed).clone()
     for level, codebook_KD in enumerate(quantizer.codebooks):
-        level_seed = derive_seed(seed, "kmeans", level) % 2**31  # faiss takes a C int
-        centroids_KD = _kmeans(residual_ND.cpu().numpy(), len(codebook_KD), level_seed)
+        level_seed = derive_seed(seed, "kmeans", level)
+        centroids_KD = kmeans(residual_ND.cpu().numpy(), len(codebook_KD), level_seed)
         quantizer.move(level, slice(None), torch.from_numpy(centroids_KD).to(h_ND.device))
         residual_ND -= codebook_KD[nearest(residual_ND, codebook_KD)]
 
 
-def _kmeans(
+def sample_rows(x_ND: Tensor, seed: int) -> Tensor:
+    """At most MAX_ROWS rows, in order."""
+    if len(x_ND) <= MAX_ROWS:
+        return x_ND
+    rows = generator(seed, "kmeans", "rows").choice(len(x_ND), MAX_ROWS, replace=False)
+    return x_ND[torch.from_numpy(np.sort(rows))]
+
+
+def kmeans(
     x_ND: npt.NDArray[np.float32], size: int, seed: int, iterations: int = 20
 ) -> npt.NDArray[np.float32]:
+    """Centroids (K, D), by faiss."""
     # The bound on points per centroid is ours (MAX_ROWS); faiss' own would sample and warn.
-    kmeans = faiss.Kmeans(
+    clusters = faiss.Kmeans(
         x_ND.shape[1],
         size,
         niter=iterations,
-        seed=seed,
+        seed=seed % 2**31,  # a C int
         min_points_per_centroid=1,
         max_points_per_centroid=len(x_ND),
     )
-    kmeans.train(np.ascontiguousarray(x_ND, np.float32))
-    return np.asarray(kmeans.centroids, np.float32)
+    clusters.train(np.ascontiguousarray(x_ND, np.float32))
+    return np.asarray(clusters.centroids, np.float32)
 
 
 @torch.no_grad()

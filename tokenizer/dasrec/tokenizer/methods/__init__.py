@@ -6,12 +6,14 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from dasrec.tokenizer.methods.das import Das, DasConfig, das_sides
-from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
 from dasrec.tokenizer.methods.letter import Letter, LetterConfig, letter_sides
+from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
 from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
-TokenizerConfig = Annotated[DasConfig | PlumConfig | TigerConfig, Field(discriminator="method")]
+TokenizerConfig = Annotated[
+    DasConfig | TigerConfig | PlumConfig | LetterConfig, Field(discriminator="method")
+]
 """The config of any method, told apart by its key `method`."""
 
 
