@@ -91,7 +91,7 @@ class ResidualQuantizer(nn.Module):
                     residual_BD.detach() - chosen_BD
                 )
             if "entropy" in losses:
-                soft_BK = squared_distances(residual_BD, codebook_KD.detach())
+                soft_BK = squared_distances(residual_BD, codebook_KD.detach().clone())  # EMA moves it
                 losses["entropy"] = losses["entropy"] + usage_gap(soft_BK)
             if self.training and len(self.ema):
                 average = self.ema[level]
