@@ -105,6 +105,7 @@ class Run:
                 self._generator(name, corpus, sids)
         self._rank(corpus)
         self._evaluate(corpus)
+        self.seconds = self._read_seconds()  # with those of calls side by side
 
     def _read_seconds(self) -> dict[str, float]:
         """Seconds of the steps that earlier calls finished, by artifact."""

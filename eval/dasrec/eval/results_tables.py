@@ -1,5 +1,6 @@
 """Which tables the results page holds for a topic, and which metrics are in them."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ from dasrec.eval.report import split_key
 
 # In the lines, but too much for a table.
 _HIDDEN = {"hr", "mrr", "popularity", "novelty", "duplicate_rate", "queries", "missing_queries"}
+_HIDDEN_SIDS = re.compile(r"(user_)?(gini|top1pct_mass|(usage|code_gini|copurchase_chance)_\d+)")
 # Without a cut-off, but not about semantic IDs.
 _NOT_OF_SIDS = {"queries", "missing_queries", "target_collision_rate"}
 _NOT_OF_SIDS |= {"auc", "gauc", "uauc", "logloss", "ece", "ece_floor", "pcoc"}
@@ -61,11 +63,11 @@ def _is_of_sids(key: str) -> bool:
 
 
 def _is_of_items(key: str) -> bool:
-    return _is_of_sids(key) and not key.startswith("user_")
+    return _is_of_sids(key) and not key.startswith("user_") and not _HIDDEN_SIDS.fullmatch(key)
 
 
 def _is_of_users(key: str) -> bool:
-    return _is_of_sids(key) and key.startswith("user_")
+    return _is_of_sids(key) and key.startswith("user_") and not _HIDDEN_SIDS.fullmatch(key)
 
 
 def _metric(key: str) -> str:
