@@ -137,7 +137,7 @@ def test_align_first_quantizes_a_frozen_projection(world: World, tmp_path: Path)
     assert all(p.grad is None for p in front.parameters())
     assert all(p.grad is not None for p in objective.sides.items.encoder.parameters())
 
-    longer = {"schedule": "align_first", "first_epochs": 8, "epochs": 30}
+    longer = {"schedule": "align_first", "first_epochs": 8, "epochs": 150}
     config = DasConfig(**(SMALL | longer))
     train_tokenizer(config, *world, tmp_path / "t")
     sids = assign(AssignConfig(), tmp_path / "t", *world, tmp_path / "s")
