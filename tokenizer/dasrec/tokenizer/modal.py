@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dasrec.tokenizer.autoencoder import mlp
+from dasrec.tokenizer.objective import Sizes
 
 
 class ModalEncoders(nn.Module):
@@ -40,3 +41,16 @@ class ModalDecoders(nn.Module):
     def forward(self, z_BD: Tensor) -> Tensor:
         """(B, X)."""
         return torch.cat([part(z_BD) for part in self.parts], 1)
+
+
+def check_several(method: str, sizes: Sizes) -> None:
+    """Refuse a single modality.
+
+    Raises:
+        ValueError: fewer than two item modalities are tokenized.
+    """
+    if len(sizes.items) < 2:
+        raise ValueError(
+            f"tokenizer.modalities: the method '{method}' needs at least two item modalities, got "
+            f"only '{next(iter(sizes.items))}'; add one to embed.more and name all of them here"
+        )

@@ -7,12 +7,14 @@ from pydantic import Field
 
 from dasrec.tokenizer.methods.das import Das, DasConfig, das_sides
 from dasrec.tokenizer.methods.letter import Letter, LetterConfig, letter_sides
+from dasrec.tokenizer.methods.mme_sid import MmeSid, MmeSidConfig, mme_sid_sides
 from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
 from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
 TokenizerConfig = Annotated[
-    DasConfig | TigerConfig | PlumConfig | LetterConfig, Field(discriminator="method")
+    DasConfig | TigerConfig | MmeSidConfig | PlumConfig | LetterConfig,
+    Field(discriminator="method"),
 ]
 """The config of any method, told apart by its key `method`."""
 
@@ -29,6 +31,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "das": Method(DasConfig, das_sides, Das),
+    "mme_sid": Method(MmeSidConfig, mme_sid_sides, MmeSid),
     "plum": Method(PlumConfig, plum_sides, Plum),
     "tiger": Method(TigerConfig, tiger_sides, Tiger),
     "letter": Method(LetterConfig, letter_sides, Letter),
