@@ -9,11 +9,17 @@ from dasrec.tokenizer.methods.das import Das, DasConfig, das_sides
 from dasrec.tokenizer.methods.letter import Letter, LetterConfig, letter_sides
 from dasrec.tokenizer.methods.mme_sid import MmeSid, MmeSidConfig, mme_sid_sides
 from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
+from dasrec.tokenizer.methods.q_bert4rec import QBert4Rec, QBert4RecConfig, q_bert4rec_sides
 from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
 TokenizerConfig = Annotated[
-    DasConfig | TigerConfig | MmeSidConfig | PlumConfig | LetterConfig,
+    DasConfig
+    | TigerConfig
+    | MmeSidConfig
+    | PlumConfig
+    | QBert4RecConfig
+    | LetterConfig
     Field(discriminator="method"),
 ]
 """The config of any method, told apart by its key `method`."""
@@ -33,6 +39,7 @@ METHODS = {
     "das": Method(DasConfig, das_sides, Das),
     "mme_sid": Method(MmeSidConfig, mme_sid_sides, MmeSid),
     "plum": Method(PlumConfig, plum_sides, Plum),
+    "q_bert4rec": Method(QBert4RecConfig, q_bert4rec_sides, QBert4Rec),
     "tiger": Method(TigerConfig, tiger_sides, Tiger),
     "letter": Method(LetterConfig, letter_sides, Letter),
 }
