@@ -8,7 +8,7 @@ epoch), users.ids.npy and items.ids.npy (external ids of the rows of ID embeddin
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from dasrec.core.training import fit
 from dasrec.tokenizer.methods import METHODS, TokenizerConfig
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 from dasrec.tokenizer.parallel import processes
-from dasrec.tokenizer.trainer import Trainer
+from dasrec.tokenizer.trainer import Optimizing, Trainer
 from dasrec.tokenizer.warm_start import warm_start_from
 
 
@@ -81,7 +81,7 @@ def train_tokenizer(
         work = work_dir(out, recipe)
     metrics: dict[str, Any] = {}
     if objective.phases:
-        trainer = Trainer(objective, config, seed, warm=warm_start is not None)
+        trainer = Trainer(objective, cast(Optimizing, config), seed, warm=warm_start is not None)
         result = fit(
             objective,
             {"optimizer": trainer.optimizer},
@@ -127,7 +127,7 @@ def build_objective(
     sizes = Sizes({n: x.shape[1] for n, x in columns.items()}, embeddings.users.shape[1])
     method = METHODS[config.method]
     sides = method.sides(config, sizes)
-    _check(config, sides, corpus, embeddings)
+    _check(sides, corpus, embeddings)
     data = Data(
         corpus,
         sizes,
@@ -203,7 +203,7 @@ def _save(path: Path, config: TokenizerConfig, objective: Objective, work: Path)
         shutil.copy(log, path / "metrics.jsonl")
 
 
-def _check(config: TokenizerConfig, sides: Sides, corpus: Corpus, embeddings: Embeddings) -> None:
+def _check(sides: Sides, corpus: Corpus, embeddings: Embeddings) -> None:
     tables = [(f"items.{n}", x, corpus.num_items) for n, x in embeddings.modalities.items()]
     if sides.users is not None:
         tables.append(("users", embeddings.users, corpus.num_users))
@@ -216,7 +216,7 @@ def _check(config: TokenizerConfig, sides: Sides, corpus: Corpus, embeddings: Em
             )
         if not np.isfinite(vectors).all():
             raise ValueError(f"embeddings.{name}: expected finite values, got NaN or infinity")
-    largest = max(config.level_sizes)
+    largest = max((len(book) for book in sides.items.codebooks), default=0)
     for side, rows in (("items", corpus.num_items), ("users", corpus.num_users)):
         if largest > rows and (side == "items" or sides.users is not None):
             raise ValueError(

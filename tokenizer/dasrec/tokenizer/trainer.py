@@ -3,13 +3,13 @@
 import logging
 import math
 from collections import defaultdict
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dasrec.core import generator
-from dasrec.tokenizer.config import AutoencoderConfig
 from dasrec.tokenizer.kmeans import init_codebooks, restart_unused
 from dasrec.tokenizer.objective import Objective, Phase, Step
 from dasrec.tokenizer.parallel import average, average_gradients
@@ -21,11 +21,35 @@ GRADIENT_NORM = 5.0
 LR_WARMUP = 0.02  # share of a phase's steps
 
 
+class Optimizing(Protocol):
+    """What a method's config says about its optimizer, where it has something to train."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak step."""
+        ...
+
+    @property
+    def id_learning_rate(self) -> float:
+        """That of ID embeddings."""
+        ...
+
+    @property
+    def weight_decay(self) -> float:
+        """Of the MLPs."""
+        ...
+
+    @property
+    def restart_until(self) -> float:
+        """Share of a phase with codebooks after which none of their codewords is restarted."""
+        ...
+
+
 class Trainer:
     """What an epoch needs beside the objective: optimizer and schedules."""
 
     def __init__(
-        self, objective: Objective, config: AutoencoderConfig, seed: int, *, warm: bool = False
+        self, objective: Objective, config: Optimizing, seed: int, *, warm: bool = False
     ) -> None:
         """Plan the phases.
 
@@ -100,7 +124,7 @@ class Trainer:
         return metrics
 
 
-def make_optimizer(objective: Objective, config: AutoencoderConfig) -> torch.optim.AdamW:
+def make_optimizer(objective: Objective, config: Optimizing) -> torch.optim.AdamW:
     """AdamW in three groups: MLPs (decayed), codebooks and scales, ID embeddings (own step)."""
     named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     ids = [p for name, p in named.items() if name.endswith(".ids.weight")]
