@@ -51,10 +51,13 @@ def write_world(
     fitted_on: Manifest | None = None,
     seed: int = 0,
     space: Manifest | None = None,
+    held_out: int | None = None,
 ) -> World:
-    """Random clicks on the first items alone: what is new has no interaction."""
+    """Random clicks on the first 20 rows; `held_out` is the item of all valid and test events."""
     rng, users = np.random.default_rng(seed), len(tables.users)
     clicked = rng.integers(20, size=users * CLICKS)
+    if held_out is not None:
+        clicked.reshape(users, CLICKS)[:, -2:] = held_out
 
     def log(out: Path) -> None:
         save_corpus_payload(
@@ -188,6 +191,23 @@ def test_changed_content_does_not_move_a_published_sid(first: World, tmp_path: P
     assert two.users is not None
     assert one.users is not None
     assert by_id(two.users) == by_id(one.users)
+
+
+@pytest.mark.parametrize("config", POLICIES, ids=lambda c: c.collisions)
+def test_only_training_interactions_decide_who_comes_first(
+    first: World, tmp_path: Path, config: AssignConfig
+) -> None:
+    give(config, first, first, tmp_path / "one")
+    tables, fitted = later_tables(), first.embeddings.manifest
+    give(ROOM, first, first, tmp_path / "numbered")
+    world = write_world(tmp_path / "plain", tables, fitted)
+    numbered = give(ROOM, first, world, tmp_path / "sids", tmp_path / "numbered").items
+    is_new = np.array([name.startswith("new") for name in tables.items])
+    last = int(np.where(is_new, numbered.codes[:, -1], 0).argmax())  # of the largest group
+    before = give(config, first, world, tmp_path / "before", tmp_path / "one").items
+    wanted = write_world(tmp_path / "wanted", tables, fitted, held_out=last)
+    after = give(config, first, wanted, tmp_path / "after", tmp_path / "one").items
+    np.testing.assert_array_equal(after.codes, before.codes)
 
 
 def test_drift_is_measured_and_said(

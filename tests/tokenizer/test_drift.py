@@ -44,6 +44,15 @@ def test_far_rows_call_for_training_and_near_rows_do_not() -> None:
     assert "the codebook still fits" in drift_sentence("item", near)
 
 
+def test_a_few_odd_rows_are_no_drift() -> None:
+    far = {"error_published": 0.1, "error_new": 0.2, "ks": 0.4, "beyond_95": 0.2}
+    assert "consider re-training" in drift_sentence("item", far | {"new_rows": 100.0})
+    assert "still fits" in drift_sentence("item", far | {"new_rows": 10.0})  # may be chance
+    near = far | {"error_new": 0.05, "new_rows": 100.0}  # another distribution, but closer
+    assert "still fits" in drift_sentence("item", near)
+    assert drift_sentence("item", near).startswith("100 new items: quantization error 0.050 of")
+
+
 def test_nothing_new_is_no_drift() -> None:
     h, z, new = rows(1.0)
     assert drift(h, z, np.zeros_like(new)) == {"new_rows": 0}

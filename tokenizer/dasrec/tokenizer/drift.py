@@ -3,6 +3,7 @@
 Shape letters: N rows, D code dimension.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,9 +14,11 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 QUANTILES = (95, 99)
-WORRYING = 3
-"""New rows beyond the 95% quantile, as a multiple of the 5% that there would be without drift,
-from which on the sentence advises to train again."""
+WORRYING = 0.25
+"""Kolmogorov-Smirnov distance (less what chance explains) from which on the sentence advises to
+train again. Rows that a tokenizer was not trained on lie further out even without drift: on Amazon
+Beauty (RQ-VAE 256^3 on LSA of all items) the distance is 0.19 for a random tenth of the items held
+out, 0.36 and 0.50 for the held-out categories Fragrance and Hair Care."""
 
 
 def drift(h_ND: Floats, z_ND: Floats, new_N: Bools) -> dict[str, float]:
@@ -51,11 +54,13 @@ def drift_sentence(side: str, figures: Mapping[str, float]) -> str:
     named = f"{count} new {side}{'' if count == 1 else 's'}"
     if "ks" not in figures:
         return f"{named}: no drift to measure."
-    beyond = figures["beyond_95"]
-    worrying = beyond > WORRYING * 0.05
-    advice = "they fit badly: consider re-training" if worrying else "the codebook still fits"
+    chance = 1.36 / math.sqrt(count)  # 95% point of the statistic for this many rows
+    further = figures["error_new"] > figures["error_published"]
+    worrying = further and figures["ks"] > WORRYING + chance
+    advice = "they lie far from the codebook, consider re-training"
     return (
         f"{named}: quantization error {figures['error_new']:.3f} of the variance (published "
-        f"{side}s {figures['error_published']:.3f}), {beyond:.0%} beyond the published 95% "
-        f"quantile (5% without drift): {advice}."
+        f"{side}s {figures['error_published']:.3f}), {figures['beyond_95']:.0%} beyond the "
+        f"published 95% quantile, KS distance {figures['ks']:.2f}: "
+        f"{advice if worrying else 'the codebook still fits'}."
     )
