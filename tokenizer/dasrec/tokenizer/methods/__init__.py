@@ -14,12 +14,7 @@ from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
 TokenizerConfig = Annotated[
-    DasConfig
-    | TigerConfig
-    | MmeSidConfig
-    | PlumConfig
-    | QBert4RecConfig
-    | LetterConfig
+    DasConfig | TigerConfig | MmeSidConfig | PlumConfig | QBert4RecConfig | LetterConfig,
     Field(discriminator="method"),
 ]
 """The config of any method, told apart by its key `method`."""
