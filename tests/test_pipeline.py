@@ -23,9 +23,10 @@ SMALL = [
     "embed.lsa.dim=16",
     "baselines.sasrec.epochs=2",
     "baselines.sasrec.hidden=16",
-    "tokenizers.das={level_sizes: [8, 8], code_dim: 8, hidden: [16], epochs: 3, batch_size: 128}",
-    "tokenizers.tiger={level_sizes: [8, 8], code_dim: 8, hidden: [16], epochs: 3, batch_size: 64, "
-    "user_side: false, alpha: 0, beta: 0}",
+    "tokenizers.das={method: das, level_sizes: [8, 8], code_dim: 8, hidden: [16], epochs: 3, "
+    "batch_size: 128}",
+    "tokenizers.tiger={method: tiger, level_sizes: [8, 8], code_dim: 8, hidden: [16], epochs: 3, "
+    "continuous_epochs: 1, batch_size: 64}",
     "generator.pretrain.base.scratch.options={n_embd: 16, n_layer: 1, n_head: 2, n_positions: 128}",
     "generator.pretrain.base.scratch.text_vocab_size=300",
     "generator.pretrain.validation_queries=30",
