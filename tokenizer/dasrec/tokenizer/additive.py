@@ -3,7 +3,9 @@
 Shape letters: N rows, X input width, D code dimension, L levels, K codebook size.
 """
 
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from dasrec.core import derive_seed
 from dasrec.tokenizer.autoencoder import ROWS, unit
 from dasrec.tokenizer.kmeans import sample_rows
+from dasrec.tokenizer.objective import Objective, Phase, Step
 from dasrec.tokenizer.quantizer import Encoded, nearest
 from dasrec.tokenizer.report import perplexity
 
@@ -90,6 +93,34 @@ class Additive(nn.Module):
         pairs = zip(torch.split(x_NX, ROWS), torch.split(z_ND, ROWS), strict=True)
         total = sum((self.target(x) - z).square().sum(dtype=torch.float64) for x, z in pairs)
         return float(total) / len(x_NX)
+
+
+class ClosedForm(Objective):
+    """A method whose item side is set at once, without steps."""
+
+    @abstractmethod
+    def fit(self, seed: int) -> None:
+        """Set `sides.items`."""
+
+    @property
+    def phases(self) -> list[Phase]:
+        """None."""
+        return []
+
+    def batches(self, phase: str, rng: np.random.Generator) -> Iterator[Any]:
+        """None."""
+        yield from ()
+
+    def losses(self, batch: Any, step: Step) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    @torch.no_grad()
+    def finish(self, seed: int) -> dict[str, float]:
+        """Fit; how the codewords are used."""
+        self.fit(seed)
+        side = self.sides.items
+        return census(side.quantize(self.data.items_IX).codes_NL, side.codebooks)
 
 
 @torch.no_grad()

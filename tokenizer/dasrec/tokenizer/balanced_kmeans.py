@@ -36,6 +36,11 @@ def balanced_kmeans(x_ND: Floats, size: int, seed: int) -> tuple[Floats, Ints]:
     return centroids_KD, cluster_N
 
 
+def balanced_centroids(x_ND: Floats, size: int, seed: int) -> Floats:
+    """The centroids (K, D) alone, for a codebook whose later rows take the nearest."""
+    return balanced_kmeans(x_ND, size, seed)[0]
+
+
 def distances(x_ND: Floats, centroids_KD: Floats) -> Floats:
     """(N, K) squared distances, less ||x||^2, which is the same for all centroids."""
     squared_K = np.square(centroids_KD).sum(1)

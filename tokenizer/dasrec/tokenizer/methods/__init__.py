@@ -10,11 +10,18 @@ from dasrec.tokenizer.methods.letter import Letter, LetterConfig, letter_sides
 from dasrec.tokenizer.methods.mme_sid import MmeSid, MmeSidConfig, mme_sid_sides
 from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
 from dasrec.tokenizer.methods.q_bert4rec import QBert4Rec, QBert4RecConfig, q_bert4rec_sides
+from dasrec.tokenizer.methods.res_kmeans import ResKmeans, ResKmeansConfig, res_kmeans_sides
 from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
 TokenizerConfig = Annotated[
-    DasConfig | TigerConfig | MmeSidConfig | PlumConfig | QBert4RecConfig | LetterConfig,
+    DasConfig
+    | TigerConfig
+    | MmeSidConfig
+    | PlumConfig
+    | QBert4RecConfig
+    | LetterConfig
+    | ResKmeansConfig,
     Field(discriminator="method"),
 ]
 """The config of any method, told apart by its key `method`."""
@@ -37,4 +44,5 @@ METHODS = {
     "q_bert4rec": Method(QBert4RecConfig, q_bert4rec_sides, QBert4Rec),
     "tiger": Method(TigerConfig, tiger_sides, Tiger),
     "letter": Method(LetterConfig, letter_sides, Letter),
+    "res_kmeans": Method(ResKmeansConfig, res_kmeans_sides, ResKmeans),
 }

@@ -15,8 +15,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from dasrec.core import StageConfig
-from dasrec.tokenizer.additive import Additive, Fit, Floats, census, fit_levels
-from dasrec.tokenizer.balanced_kmeans import balanced_kmeans
+from dasrec.tokenizer.additive import Additive, Fit, census, fit_levels
+from dasrec.tokenizer.balanced_kmeans import balanced_centroids
 from dasrec.tokenizer.clicks import Clicks
 from dasrec.tokenizer.config import (
     Count,
@@ -159,8 +159,3 @@ class ResKmeans(Objective):
         if self.config.last == "fsq":
             side.words[-1].copy_(side.fsq.fit(residual_ND))
         return census(side.quantize(x_IX).codes_NL, side.codebooks)
-
-
-def balanced_centroids(x_ND: Floats, size: int, seed: int) -> Floats:
-    """Those of balanced k-means; later rows take the nearest."""
-    return balanced_kmeans(x_ND, size, seed)[0]
