@@ -6,11 +6,14 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from dasrec.tokenizer.methods.das import Das, DasConfig, das_sides
+from dasrec.tokenizer.methods.imported import Imported, ImportedConfig, imported_sides
 from dasrec.tokenizer.methods.letter import Letter, LetterConfig, letter_sides
 from dasrec.tokenizer.methods.mme_sid import MmeSid, MmeSidConfig, mme_sid_sides
 from dasrec.tokenizer.methods.plum import Plum, PlumConfig, plum_sides
 from dasrec.tokenizer.methods.q_bert4rec import QBert4Rec, QBert4RecConfig, q_bert4rec_sides
+from dasrec.tokenizer.methods.random_ids import Random, RandomConfig, random_sides
 from dasrec.tokenizer.methods.res_kmeans import ResKmeans, ResKmeansConfig, res_kmeans_sides
+from dasrec.tokenizer.methods.rq_opq import RqOpq, RqOpqConfig, rq_opq_sides
 from dasrec.tokenizer.methods.tiger import Tiger, TigerConfig, tiger_sides
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
 
@@ -21,7 +24,10 @@ TokenizerConfig = Annotated[
     | PlumConfig
     | QBert4RecConfig
     | LetterConfig
-    | ResKmeansConfig,
+    | ResKmeansConfig
+    | RqOpqConfig
+    | RandomConfig
+    | ImportedConfig,
     Field(discriminator="method"),
 ]
 """The config of any method, told apart by its key `method`."""
@@ -45,4 +51,7 @@ METHODS = {
     "tiger": Method(TigerConfig, tiger_sides, Tiger),
     "letter": Method(LetterConfig, letter_sides, Letter),
     "res_kmeans": Method(ResKmeansConfig, res_kmeans_sides, ResKmeans),
+    "rq_opq": Method(RqOpqConfig, rq_opq_sides, RqOpq),
+    "random": Method(RandomConfig, random_sides, Random),
+    "imported": Method(ImportedConfig, imported_sides, Imported),
 }
