@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 
@@ -30,10 +31,12 @@ from dasrec.tokenizer.drift import drift, drift_sentence
 from dasrec.tokenizer.objective import Side
 from dasrec.tokenizer.policies import AssignConfig, resolve_collisions
 from dasrec.tokenizer.quantizer import Encoded
-from dasrec.tokenizer.report import collision_rate, sid_report
+from dasrec.tokenizer.report import sid_report
 from dasrec.tokenizer.train import item_matrix, load_tokenizer
 
 log = logging.getLogger(__name__)
+
+Codes = npt.NDArray[np.uint16]
 
 
 def assign(
@@ -90,10 +93,11 @@ def assign(
     matrices = {"item": item_matrix(trained, embeddings), "user": x_users}
     policies = {"item": config, "user": AssignConfig(collisions="share")}
     tables: dict[str, SidTable] = {}
+    learned: dict[str, Codes] = {}
     figures: dict[str, float] = {}
     for name, side in sides:
         ids, popularity_N = _rows(corpus, name)
-        tables[name], new = _give(
+        tables[name], learned[name], new = _give(
             policies[name], name, side, matrices[name], ids, popularity_N, known.get(name)
         )
         figures |= {f"{name}/{key}": value for key, value in new.items()}
@@ -105,7 +109,7 @@ def assign(
         inputs,
         lambda path: save_sids_payload(path, items, users, lineage),
         seed=seed,
-        metrics=sid_report(items, users, corpus, embeddings) | figures,
+        metrics=sid_report(items, users, corpus, embeddings, before=learned["item"], extra=figures),
         replace=replace,
     )
     return load_sids(out, corpus.manifest)
@@ -126,18 +130,19 @@ def _give(
     ids: pl.Series,
     popularity_N: Ints,
     known: SidTable | None,
-) -> tuple[SidTable, dict[str, float]]:
-    """The table of one side and its figures; `known` rows keep what they have."""
+) -> tuple[SidTable, Codes, dict[str, float]]:
+    """The table of one side, the learned codes that no policy has moved, and figures; `known` rows
+    keep what they have."""
     encoded = side.quantize(x_NX)
     residual_ND = encoded.residual_ND.numpy()
     books = tuple(book.numpy().copy() for book in side.codebooks)
     codes = encoded.codes_NL.numpy().astype(np.uint16)
     sizes = tuple(len(book) for book in books)
     learned = SidTable(codes, sizes, encoded.z_ND.numpy(), books, ids)
-    figures = _errors(side, x_NX, encoded) | {"collision_rate_before": collision_rate(codes)}
+    figures = _errors(side, x_NX, encoded)
     if known is None:
         table = resolve_collisions(config, learned, residual_ND, popularity_N)
-        return dataclasses.replace(table, ids=ids), figures
+        return dataclasses.replace(table, ids=ids), codes, figures
 
     def resolve(part: SidTable, rows: Ints) -> SidTable:
         residual, popularity = residual_ND[rows], popularity_N[rows]
@@ -149,7 +154,7 @@ def _give(
     log.info("assign: %s", drift_sentence(name, found))
     retired = 0 if table.retired is None else len(table.retired.codes)
     figures |= {f"drift_{key}": value for key, value in found.items()}
-    return table, figures | {"retired_rows": float(retired)}
+    return table, codes, figures | {"retired_rows": float(retired)}
 
 
 def _errors(side: Side, x_NX: torch.Tensor, encoded: Encoded) -> dict[str, float]:
