@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dasrec.cli.sids import decode
 from dasrec.tokenizer import AssignConfig, DasConfig, SidTokenizer, TigerConfig
 from dasrec.tokenizer.lookup import SidLookup
 
@@ -117,3 +118,18 @@ def test_assign_refuses_what_it_was_not_trained_on(fitted: SidTokenizer) -> None
         fitted.assign(np.full((2, 6), np.nan))
     with pytest.raises(ValueError, match="either items or users"):
         fitted.assign()
+
+
+def test_the_command_decodes_a_prefix(fitted: SidTokenizer, tmp_path: Path) -> None:
+    fitted.save_pretrained(tmp_path / "saved")
+    sids = tmp_path / "saved" / "sids"
+    codes = fitted.sids.items.codes
+    lines = decode(sids, str(codes[7, 0]), users=False)
+    expected = {f"sku{n}" for n in range(30) if codes[n, 0] == codes[7, 0]}
+    assert {line.split("\t")[1] for line in lines} == expected
+    whole = "-".join(map(str, codes[7]))
+    assert decode(sids, whole, users=False) == [f"{whole}\tsku7"]
+    assert len(decode(sids, str(fitted.sids.users.codes[0, 0]), users=True)) >= 1  # type: ignore[union-attr]
+    for text, message in (("1-x", "expected codes like"), ("9", "no SID of .* starts with 9")):
+        with pytest.raises(ValueError, match=message):
+            decode(sids, text, users=False)

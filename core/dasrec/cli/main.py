@@ -302,6 +302,19 @@ def sids_churn(
     typer.echo(render_report(churn(load_sids(old), load_sids(new)), title=f"{old} -> {new}"))
 
 
+@sids_app.command("decode")
+def sids_decode(
+    path: Annotated[Path, typer.Argument(help="A SemanticIds artifact: RUN/sids/NAME.")],
+    sid: Annotated[str, typer.Argument(help="A SID or the start of one: 12-200-7, or 12.")],
+    users: Annotated[bool, typer.Option("--users", help="SIDs of users, not items.")] = False,
+) -> None:
+    """The items (or users) that a SID or a prefix stands for."""
+    from dasrec.cli.sids import decode
+
+    for line in decode(path, sid, users):
+        typer.echo(line)
+
+
 @data_app.command("generate")
 def data_generate(
     out: Annotated[Path, typer.Argument(help="Folder to create.")],

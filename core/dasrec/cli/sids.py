@@ -118,3 +118,42 @@ def _figures(sids: SemanticIds, corpus: Corpus, embeddings: Embeddings) -> dict[
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def decode(path: Path, text: str, users: bool) -> list[str]:
+    """A line "SID, external id, title" for every row under a prefix like "12-200".
+
+    Titles are shown where the run directory has the corpus.
+
+    Raises:
+        ValueError: not codes, more codes than SIDs have, no user SIDs, or none under the prefix.
+    """
+    from dasrec.tokenizer.lookup import SidLookup
+
+    sids = load_sids(path)
+    table = sids.users if users else sids.items
+    if table is None:
+        raise ValueError(f"{path}: has no user SIDs")
+    codes = text.split("-")
+    if not all(code.isdecimal() for code in codes):
+        raise ValueError(f"sids decode: expected codes like 12-200-7, got '{text}'")
+    rows = SidLookup(table.codes).rows([int(code) for code in codes])
+    if not len(rows):
+        raise ValueError(f"sids decode: no SID of {path} starts with {text}")
+    titles = _titles(path, sids, users)
+    ids = [str(row) for row in rows] if table.ids is None else table.ids.gather(rows).to_list()
+    return [
+        "\t".join(["-".join(map(str, table.codes[row])), name, *titles.get(int(row), [])])
+        for row, name in zip(rows, ids, strict=True)
+    ]
+
+
+def _titles(path: Path, sids: SemanticIds, users: bool) -> dict[int, list[str]]:
+    corpus_dir = path.resolve().parent.parent / "corpus"
+    if users or not (corpus_dir / MANIFEST).exists():
+        return {}
+    corpus = load_corpus(corpus_dir)
+    fits = corpus.manifest.fingerprint == sids.manifest.inputs["corpus"]
+    if not fits or "title" not in corpus.items.columns:
+        return {}
+    return {row: [title] for row, title in enumerate(corpus.items["title"]) if title is not None}
