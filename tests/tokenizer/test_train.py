@@ -65,7 +65,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     whole = train_tokenizer(SMALL, *world, tmp_path / "whole")
     step, calls = Trainer._step, 0
 
-    def failing(self: Trainer, *args: object) -> dict[str, float]:
+    def failing(self: Trainer, *args: object) -> dict[str, torch.Tensor]:
         nonlocal calls
         calls += 1
         if calls == 13:  # 5 steps per epoch: in the middle of the third
