@@ -30,9 +30,9 @@ class MmeSidConfig(AutoencoderConfig):
     level_sizes: Levels = (256, 256, 256, 256)
     """Codebook sizes of each modality: a SID has as many levels times the modalities."""
     reconstruction: Literal["mmd", "mse"] = "mmd"
-    """What is decoded has the distribution of the batch (`mmd`, the paper's), or each row is close to
-    its own (`mse`, its ablation). `mmd` asks nothing of single rows: expect a reconstruction error
-    above 1, that of predicting 0."""
+    """What is decoded has the distribution of the batch (`mmd`, the paper's), or each row is close
+    to its own (`mse`, its ablation). `mmd` asks nothing of single rows: expect a reconstruction
+    error above 1, that of predicting 0."""
     reconstruction_weight: Weight = 3.0
     """Weight of the reconstruction losses."""
     alignment: Weight = 0.01
