@@ -1,0 +1,238 @@
+"""Time and memory of the tokenizer: training, giving out codes, growth to a million items.
+
+    python -m benchmarks.tokenizer --data runs/beauty
+
+Training is measured against `benchmarks.plain_das` on the same model and data. Without --data the
+data are random, of the size of Amazon Beauty. `--full-fit` adds one whole training run.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks import plain_das
+from benchmarks.random_world import random_world
+
+from dasrec.core import Corpus, Embeddings, load_corpus, load_embeddings
+from dasrec.core.artifacts import code_version
+from dasrec.eval.results import hardware
+from dasrec.tokenizer import DasConfig, train_tokenizer
+from dasrec.tokenizer.clicks import Clicks
+from dasrec.tokenizer.methods.das import Das
+from dasrec.tokenizer.objective import Step
+from dasrec.tokenizer.pairs import Batch
+from dasrec.tokenizer.train import build_objective
+from dasrec.tokenizer.trainer import Trainer, make_optimizer
+
+World = tuple[Corpus, Embeddings]
+BEAUTY = {"users": 22_363, "items": 12_101, "clicks": 153_776, "width": 384}
+SIZES = (10_000, 100_000, 1_000_000)
+FULL_EPOCHS = 20
+
+
+def build(config: DasConfig, world: World) -> Das:
+    """Untrained DAS, always with the same weights."""
+    torch.manual_seed(0)
+    das = build_objective(config, *world)
+    assert isinstance(das, Das)
+    return das.train()
+
+
+def same_losses(world: World) -> tuple[bool, dict[str, float]]:
+    """Whether both steps give one value of every loss term on one batch (Sinkhorn off).
+
+    Ours is a mean over distinct rows, the peer's over clicks: the batch is made of clicks with
+    all users and all items distinct, each with another one of the batch as its partner.
+    """
+    das = build(DasConfig(), world)
+    assert das.sampler is not None
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(das.sampler.user_N))
+    user, item = das.sampler.user_N[order], das.sampler.item_N[order]
+    rows = np.intersect1d(_firsts(user), _firsts(item))[:256]
+    users, items = user[rows], item[rows]
+    by_user, by_item = np.argsort(users), np.argsort(items)
+    place_u, place_i = np.argsort(by_user), np.argsort(by_item)
+    users_sorted, items_sorted = users[by_user], items[by_item]
+    clicked = das.sampler._clicked(users_sorted, items_sorted)
+    every = np.arange(len(rows))
+    partner = np.stack([every, np.roll(every, 1)])
+    batch = Batch(users_sorted, items_sorted, place_u, place_i, clicked, partner, partner)
+    clicks = Clicks.of(batch)
+    ours = das.losses((clicks.items, clicks.users, clicks), Step("main", 0.5, True))
+    other_users = users_sorted[np.roll(every, 1)][place_u]
+    other_items = items_sorted[np.roll(every, 1)][place_i]
+    ids = [torch.from_numpy(column) for column in (users, items, other_users, other_items)]
+    x_users, x_items = das.data.users_UX, das.data.items_IX
+    vectors = x_users[ids[0]], x_items[ids[1]], x_users[ids[2]], x_items[ids[3]]
+    theirs = plain_das.losses(das, plain_das.click_matrix(das), (*ids, *vectors))
+    if set(ours) != set(theirs):
+        raise AssertionError(f"terms differ: {set(ours) ^ set(theirs)}")
+    off = {name: abs(theirs[name].item() / ours[name].item() - 1) for name in ours}
+    return max(off.values()) < 1e-4, {"largest_relative_difference": max(off.values())}
+
+
+def _firsts(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.unique(values, return_index=True)[1]
+
+
+def training(world: World, sinkhorn: str, runs: int, steps: int) -> dict[str, Any]:
+    """Seconds per 1000 click pairs: whole epochs of ours, `steps` steps of the peer, in turns."""
+    config = DasConfig(epochs=FULL_EPOCHS, sinkhorn=sinkhorn)  # type: ignore[arg-type]
+    trainer = Trainer(build(config, world), config, seed=0, warm=True)
+    theirs = build(config, world)
+    loop = plain_das.train(theirs, make_optimizer(theirs, config), config.batch_size)
+    next(loop)  # its lists and matrices are made once
+    pairs = len(world[0].train_rows)
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for run in range(runs):
+        began = time.perf_counter()
+        trainer.run_epoch(run)
+        between = time.perf_counter()
+        for _ in range(steps):
+            next(loop)
+        ended = time.perf_counter()
+        seconds["ours"].append((between - began) / pairs * 1000)
+        seconds["peer"].append((ended - between) / (steps * config.batch_size) * 1000)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    agree, detail = same_losses(world)
+    return {
+        "case": {"what": "training, per 1000 click pairs", "sinkhorn": sinkhorn, **_size(world)},
+        "ours": {"seconds": round(median["ours"], 5), "runs": _rounded(seconds["ours"])},
+        "peer": {
+            "name": "DataLoader over clicks, four forward passes, (B, B) scores",
+            "seconds": round(median["peer"], 5),
+            "runs": _rounded(seconds["peer"]),
+        },
+        "ratio": round(median["peer"] / median["ours"], 2),
+        "same_result": agree,
+        "compared": "every loss term on a batch of distinct users and items, Sinkhorn off",
+        **detail,
+    }
+
+
+def assignment(world: World, items: int, runs: int) -> dict[str, Any]:
+    """Seconds to encode and quantize `items` rows; the peer goes in batches of 64."""
+    side = build(DasConfig(), world).eval().sides.items
+    x = torch.randn(items, side.encoder[0].in_features)
+
+    def peer() -> torch.Tensor:
+        codes = []
+        for batch in torch.utils.data.DataLoader(x, batch_size=64):  # type: ignore[arg-type]
+            residual = side.encoder(torch.nn.functional.normalize(batch))
+            levels = []
+            for book in side.codebooks:
+                levels.append(torch.cdist(residual, book).argmin(1))
+                residual = residual - book[levels[-1]]
+            codes.append(torch.stack(levels, 1))
+        return torch.cat(codes)
+
+    contenders: dict[str, Callable[[], torch.Tensor]] = {
+        "ours": lambda: side.quantize(x).codes_NL,
+        "peer": peer,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    codes = {}
+    with torch.no_grad():
+        for _ in range(runs):
+            for name, run in contenders.items():
+                began = time.perf_counter()
+                codes[name] = run()
+                seconds[name].append(time.perf_counter() - began)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    equal = float((codes["ours"] == codes["peer"]).all(1).double().mean())
+    return {
+        "case": {"what": "codes of new items", "items": items, "width": x.shape[1]},
+        "ours": {
+            "seconds": round(median["ours"], 4),
+            "items_per_second": round(items / median["ours"]),
+        },
+        "peer": {"name": "batches of 64, torch.cdist", "seconds": round(median["peer"], 4)},
+        "ratio": round(median["peer"] / median["ours"], 2),
+        "same_result": equal > 0.9999,  # rounding decides between codewords equally near
+        "equal_rows": equal,
+    }
+
+
+def growth(sizes: tuple[int, ...], threads: int) -> list[dict[str, Any]]:
+    """One fresh process for each number of items."""
+    rows = []
+    for items in sizes:
+        command = [sys.executable, "-m", "benchmarks.tokenizer_growth", str(items), str(threads)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout))
+    return rows
+
+
+def full_fit(world: World, folder: Path) -> dict[str, Any]:
+    """A whole training run, from the arrays to the artifact."""
+    began = time.perf_counter()
+    train_tokenizer(DasConfig(epochs=FULL_EPOCHS), *world, folder / "fit")
+    return {
+        "case": {"what": "whole fit", "epochs": FULL_EPOCHS, **_size(world)},
+        "ours": {"seconds": round(time.perf_counter() - began, 1)},
+    }
+
+
+def _size(world: World) -> dict[str, int]:
+    corpus, embeddings = world
+    return {
+        "users": corpus.num_users,
+        "items": corpus.num_items,
+        "clicks": len(corpus.train_rows),
+        "width": embeddings.items.shape[1],
+    }
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 5) for value in values]
+
+
+def main() -> None:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with corpus/ and embeddings/")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tokenizer.json"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=50, help="the peer's, in each run")
+    parser.add_argument("--items", type=int, default=200_000, help="to give codes to")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="of the growth table")
+    parser.add_argument("--full-fit", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.data is None:
+            world = random_world(Path(scratch), **BEAUTY)
+        else:
+            corpus = load_corpus(args.data / "corpus")
+            world = (corpus, load_embeddings(args.data / "embeddings", corpus))
+        rows = [training(world, sinkhorn, args.runs, args.steps) for sinkhorn in ("none", "last")]
+        rows.append(assignment(world, args.items, args.runs))
+        if args.full_fit:
+            rows.append(full_fit(world, Path(scratch)))
+    rows += growth(tuple(args.sizes), args.threads)
+    document = {
+        "name": "tokenizer",
+        "hardware": hardware(),
+        "command": shlex.join(["python", "-m", "benchmarks.tokenizer", *sys.argv[1:]]),
+        "code": code_version(),
+        "threads": args.threads,
+        "rows": rows,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
