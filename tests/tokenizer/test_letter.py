@@ -39,11 +39,11 @@ def test_collaborative_loss_against_a_loop() -> None:
     cf[2] = 0
     rows, total = [0, 1, 3, 4], 0.0
     for n in rows:
-        score = {m: float(z[n] @ cf[m]) for m in rows}
+        score = {m: float(z[n] @ cf[m]) / 0.5 for m in rows}
         total -= score[n] - math.log(sum(math.exp(s) for s in score.values()))
-    loss = collaborative(torch.from_numpy(z), torch.from_numpy(cf))
+    loss = collaborative(torch.from_numpy(z), torch.from_numpy(cf), 0.5)
     assert loss.item() == pytest.approx(total / 4)
-    assert collaborative(torch.from_numpy(z), torch.zeros(5, 3)).item() == 0
+    assert collaborative(torch.from_numpy(z), torch.zeros(5, 3), 1.0).item() == 0
 
 
 def test_diversity_loss_against_a_loop() -> None:

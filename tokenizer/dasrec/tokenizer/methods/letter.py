@@ -2,8 +2,9 @@
 
     L = L_Sem + alpha L_CF + beta L_Div                                       (das-method 5.2)
 
-Loss terms are summed over levels and dimensions as in the other methods here, where published code
-takes means: alpha and beta are on another scale than its 0.02 and 0.0001.
+Published code takes means over dimensions and levels where the methods here take sums, and raw dot
+products with SASRec's vectors. On this scale its alpha of 0.02 changes nothing (Amazon Beauty, L_CF
+stays at log of the batch size); see the defaults of `alpha` and `tau`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dasrec.tokenizer.autoencoder import rq_vae
-from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Size, Weight
+from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Positive, Size, Weight
 from dasrec.tokenizer.diversity import DiverseQuantizer
 from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
 
@@ -37,10 +38,14 @@ class LetterConfig(AutoencoderConfig):
     cf: str = "cf"
     """Item modality of the embeddings that holds the collaborative vectors: of the encoder
     `cooccurrence`, or SASRec's item vectors from a file (as published)."""
-    alpha: Weight = 0.02
-    """Weight of the collaborative loss."""
+    tau: Positive = 0.1
+    """Temperature of the collaborative loss (dot products). Published: 1, for SASRec's vectors;
+    those of `cooccurrence` have unit length."""
+    alpha: Weight = 0.5
+    """Weight of the collaborative loss (published: 0.02, on another scale)."""
     beta: Weight = 1e-4
-    """Weight of the diversity loss."""
+    """Weight of the diversity loss. k-means starts and restarts keep codewords in even use here as
+    it is: felt from about 0.1 on."""
     groups: Annotated[int, Field(ge=1)] = 10
     """Clusters of a level's codewords in the diversity loss."""
 
@@ -104,19 +109,18 @@ class Letter(Objective):
         if "item/diversity" in losses:
             losses["item/diversity"] = config.beta * losses["item/diversity"]
         if config.alpha > 0:
-            loss = collaborative(self.to_cf(z_BD), self.cf_IC[items])
+            loss = collaborative(self.to_cf(z_BD), self.cf_IC[items], config.tau)
             losses["item/collaborative"] = config.alpha * loss
         return losses
 
 
-def collaborative(z_BC: Tensor, cf_BC: Tensor) -> Tensor:
-    """mean_n -log softmax_m( <z_n, h_m> )[n] over the batch's items that have interactions.
+def collaborative(z_BC: Tensor, cf_BC: Tensor, tau: float) -> Tensor:
+    """mean_n -log softmax_m( <z_n, h_m> / tau )[n] over the batch's items that have interactions.
 
-    Items without any have a zero vector: nothing is to be learned from it. Raw dot products and
-    no temperature, as published.
+    Items without any have a zero vector: nothing is to be learned from it.
     """
     known = cf_BC.any(1)
     if not known.any():
         return z_BC.sum() * 0.0
-    scores_NN = z_BC[known] @ cf_BC[known].T
+    scores_NN = z_BC[known] @ cf_BC[known].T / tau
     return F.cross_entropy(scores_NN, torch.arange(len(scores_NN), device=scores_NN.device))
