@@ -184,8 +184,9 @@ def _cooccurrence(z_BD: Tensor, other_BD: Tensor, id_B: Tensor, other_B: Tensor,
     return contrast(z_BD[there], other_BD[there], tau, hidden)
 
 
-def train(das: Das, optimizer: torch.optim.Optimizer, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Steps without end; gives what each logged."""
+def train(das: Das, optimizer: torch.optim.Optimizer, batch_size: int) -> Iterator[int]:
+    """Steps without end; gives the click pairs of each."""
+    history: dict[str, list[float]] = {}
     clicked = click_matrix(das)
     loader = DataLoader(ClickRows(das), batch_size, shuffle=True, drop_last=True)
     while True:
@@ -196,4 +197,6 @@ def train(das: Das, optimizer: torch.optim.Optimizer, batch_size: int) -> Iterat
             total.backward()
             torch.nn.utils.clip_grad_norm_(das.parameters(), GRADIENT_NORM)
             optimizer.step()
-            yield {name: term.item() for name, term in terms.items()}
+            for name, term in terms.items():
+                history.setdefault(name, []).append(term.item())
+            yield len(batch[0])

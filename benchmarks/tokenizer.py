@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,88 +22,47 @@ import numpy as np
 import torch
 from benchmarks import plain_das
 from benchmarks.random_world import random_world
+from benchmarks.same_losses import World, build, same_losses
 
-from dasrec.core import Corpus, Embeddings, load_corpus, load_embeddings
+from dasrec.core import load_corpus, load_embeddings
 from dasrec.core.artifacts import code_version
 from dasrec.eval.results import hardware
 from dasrec.tokenizer import DasConfig, train_tokenizer
-from dasrec.tokenizer.clicks import Clicks
 from dasrec.tokenizer.methods.das import Das
 from dasrec.tokenizer.objective import Step
-from dasrec.tokenizer.pairs import Batch
-from dasrec.tokenizer.train import build_objective
 from dasrec.tokenizer.trainer import Trainer, make_optimizer
 
-World = tuple[Corpus, Embeddings]
 BEAUTY = {"users": 22_363, "items": 12_101, "clicks": 153_776, "width": 384}
 SIZES = (10_000, 100_000, 1_000_000)
 FULL_EPOCHS = 20
 
 
-def build(config: DasConfig, world: World) -> Das:
-    """Untrained DAS, always with the same weights."""
-    torch.manual_seed(0)
-    das = build_objective(config, *world)
-    assert isinstance(das, Das)
-    return das.train()
-
-
-def same_losses(world: World) -> tuple[bool, dict[str, float]]:
-    """Whether both steps give one value of every loss term on one batch (Sinkhorn off).
-
-    Ours is a mean over distinct rows, the peer's over clicks: the batch is made of clicks with
-    all users and all items distinct, each with another one of the batch as its partner.
-    """
-    das = build(DasConfig(), world)
-    assert das.sampler is not None
+def loop(das: Das, trainer: Trainer) -> Iterator[int]:
+    """Our steps without end; gives the click pairs of each."""
     rng = np.random.default_rng(0)
-    order = rng.permutation(len(das.sampler.user_N))
-    user, item = das.sampler.user_N[order], das.sampler.item_N[order]
-    rows = np.intersect1d(_firsts(user), _firsts(item))[:256]
-    users, items = user[rows], item[rows]
-    by_user, by_item = np.argsort(users), np.argsort(items)
-    place_u, place_i = np.argsort(by_user), np.argsort(by_item)
-    users_sorted, items_sorted = users[by_user], items[by_item]
-    clicked = das.sampler._clicked(users_sorted, items_sorted)
-    every = np.arange(len(rows))
-    partner = np.stack([every, np.roll(every, 1)])
-    batch = Batch(users_sorted, items_sorted, place_u, place_i, clicked, partner, partner)
-    clicks = Clicks.of(batch)
-    ours = das.losses((clicks.items, clicks.users, clicks), Step("main", 0.5, True))
-    other_users = users_sorted[np.roll(every, 1)][place_u]
-    other_items = items_sorted[np.roll(every, 1)][place_i]
-    ids = [torch.from_numpy(column) for column in (users, items, other_users, other_items)]
-    x_users, x_items = das.data.users_UX, das.data.items_IX
-    vectors = x_users[ids[0]], x_items[ids[1]], x_users[ids[2]], x_items[ids[3]]
-    theirs = plain_das.losses(das, plain_das.click_matrix(das), (*ids, *vectors))
-    if set(ours) != set(theirs):
-        raise AssertionError(f"terms differ: {set(ours) ^ set(theirs)}")
-    off = {name: abs(theirs[name].item() / ours[name].item() - 1) for name in ours}
-    return max(off.values()) < 1e-4, {"largest_relative_difference": max(off.values())}
-
-
-def _firsts(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.unique(values, return_index=True)[1]
+    while True:
+        for items, users, clicks in das.batches("main", rng):
+            assert clicks is not None
+            trainer._step((items, users, clicks), Step("main", 0.5, True))
+            yield len(clicks.click_items_B)
 
 
 def training(world: World, sinkhorn: str, runs: int, steps: int) -> dict[str, Any]:
-    """Seconds per 1000 click pairs: whole epochs of ours, `steps` steps of the peer, in turns."""
+    """Seconds per 1000 click pairs, from sampling to the optimizer's step, in turns."""
     config = DasConfig(epochs=FULL_EPOCHS, sinkhorn=sinkhorn)  # type: ignore[arg-type]
-    trainer = Trainer(build(config, world), config, seed=0, warm=True)
-    theirs = build(config, world)
-    loop = plain_das.train(theirs, make_optimizer(theirs, config), config.batch_size)
-    next(loop)  # its lists and matrices are made once
-    pairs = len(world[0].train_rows)
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    for run in range(runs):
-        began = time.perf_counter()
-        trainer.run_epoch(run)
-        between = time.perf_counter()
-        for _ in range(steps):
-            next(loop)
-        ended = time.perf_counter()
-        seconds["ours"].append((between - began) / pairs * 1000)
-        seconds["peer"].append((ended - between) / (steps * config.batch_size) * 1000)
+    ours, theirs = build(config, world), build(config, world)
+    loops = {
+        "ours": loop(ours, Trainer(ours, config, seed=0)),
+        "peer": plain_das.train(theirs, make_optimizer(theirs, config), config.batch_size),
+    }
+    for contender in loops.values():
+        next(contender)  # lists and matrices are made once
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(runs):
+        for name, contender in loops.items():
+            began = time.perf_counter()
+            pairs = sum(next(contender) for _ in range(steps))
+            seconds[name].append((time.perf_counter() - began) / pairs * 1000)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     agree, detail = same_losses(world)
     return {
@@ -205,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tokenizer.json"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50, help="the peer's, in each run")
+    parser.add_argument("--steps", type=int, default=100, help="of training, in each run")
     parser.add_argument("--items", type=int, default=200_000, help="to give codes to")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="of the growth table")
     parser.add_argument("--full-fit", action="store_true")

@@ -14,7 +14,7 @@ from dasrec.tokenizer.config import AutoencoderConfig
 from dasrec.tokenizer.parallel import gather, share, weight
 from dasrec.tokenizer.quantizer import Encoded, ResidualQuantizer
 
-ROWS = 8192  # rows at a time outside training
+ROWS = 4096  # rows at a time outside training; what they make still fits a CPU's cache
 
 
 def mlp(*widths: int) -> nn.Sequential:
