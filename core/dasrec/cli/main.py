@@ -4,6 +4,7 @@ Heavy imports stand inside the commands: `dasrec --help` must not wait for torch
 """
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -349,7 +350,8 @@ def _console() -> Console:
 def _set_up_logging() -> None:
     handler = RichHandler(console=_console(), show_path=False, show_level=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("dasrec").setLevel(logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one tells the story
+    logging.getLogger("dasrec").setLevel(logging.INFO if first else logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -366,8 +368,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _quiet_libraries() -> None:
     """Our log shows the progress; the libraries' own bars would interleave with it."""
-    import os
-
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

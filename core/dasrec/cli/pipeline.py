@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ STAGES = (
     "evaluate",
 )
 """Stages in the order they run."""
+
+
+LAUNCHED_STAGES = ("tokenize",)
+"""Stages that several processes of `accelerate launch` can share."""
 
 
 class Run:
@@ -136,8 +140,26 @@ class Run:
         Calls side by side on one run directory make each artifact once: the later one waits.
         """
         if self._wanted(stage):
-            with _alone(path):
-                self._make(stage, kind, path, config, inputs, run)
+            if not self._launched(stage):
+                with _alone(path):
+                    self._make(stage, kind, path, config, inputs, run)
+            else:  # all processes take part; each finds the same artifact up to date or not
+                with _alone(path) if _rank() == 0 else nullcontext():
+                    self._make(stage, kind, path, config, inputs, run)
+
+    def _launched(self, stage: str) -> bool:
+        """Whether several processes of one launcher are at work.
+
+        Raises:
+            ValueError: they are, and the stage is not made for them.
+        """
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1 and stage not in LAUNCHED_STAGES:
+            raise ValueError(
+                f"{stage}: runs in one process, got {processes}; launch only "
+                f"{', '.join(LAUNCHED_STAGES)} with several, after the stages before it"
+            )
+        return processes > 1
 
     def _make(
         self,
@@ -155,8 +177,9 @@ class Run:
         log.info("%-9s %s ...", stage, title)
         began = time.perf_counter()
         run()
-        self._add_seconds(title, time.perf_counter() - began)
-        log.info("%-9s %s: done in %.0f s", stage, title, self.seconds[title])
+        if _rank() == 0:
+            self._add_seconds(title, time.perf_counter() - began)
+        log.info("%-9s %s: done in %.0f s", stage, title, time.perf_counter() - began)
 
     def _add_seconds(self, title: str, value: float) -> None:
         with _alone(self.out / SECONDS):
@@ -441,6 +464,11 @@ class Run:
             )
             recipe = {**config.as_json(), "method": name}
             self._step("evaluate", "eval_report", out, recipe, inputs, run)
+
+
+def _rank() -> int:
+    """Number of this process among those of a launcher."""
+    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
