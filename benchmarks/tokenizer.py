@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--full-fit", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    grown = growth(tuple(args.sizes), args.threads)  # first: a child inherits its parent's peak
     with tempfile.TemporaryDirectory() as scratch:
         if args.data is None:
             world = random_world(Path(scratch), **BEAUTY)
@@ -180,14 +181,13 @@ def main() -> None:
         rows.append(assignment(world, args.items, args.runs))
         if args.full_fit:
             rows.append(full_fit(world, Path(scratch)))
-    rows += growth(tuple(args.sizes), args.threads)
     document = {
         "name": "tokenizer",
         "hardware": hardware(),
         "command": shlex.join(["python", "-m", "benchmarks.tokenizer", *sys.argv[1:]]),
         "code": code_version(),
         "threads": args.threads,
-        "rows": rows,
+        "rows": rows + grown,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(document, indent=1) + "\n")
