@@ -30,7 +30,7 @@ class Quantized(NamedTuple):
     commitment: sum_l mean_B ||r^l - sg[e^l]||^2, moves the encoder. Because the residual subtracts
         sg[e], every level's term reaches it (public code that subtracts the straight-through
         codeword keeps level 1 only).
-    entropy: sum_l (log K - H(mean_B softmax_k(-d_k / mean d))), where asked for.
+    entropy: sum_l (log K - H(mean_B softmax_k(-d_k / t))), t = mean_B min_k d_k, where asked for.
     """
 
 
@@ -91,7 +91,8 @@ class ResidualQuantizer(nn.Module):
                     residual_BD.detach() - chosen_BD
                 )
             if "entropy" in losses:
-                soft_BK = squared_distances(residual_BD, codebook_KD.detach().clone())  # EMA moves it
+                words_KD = codebook_KD.detach().clone()  # EMA moves it
+                soft_BK = squared_distances(residual_BD, words_KD)
                 losses["entropy"] = losses["entropy"] + usage_gap(soft_BK)
             if self.training and len(self.ema):
                 average = self.ema[level]
