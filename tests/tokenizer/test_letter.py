@@ -67,6 +67,18 @@ def test_diversity_gradient_reaches_codewords_and_is_finite() -> None:
     assert (book.grad[0] != 0).any()
 
 
+def test_a_codeword_alone_in_its_group_adds_nothing() -> None:
+    group, codes = torch.tensor([0, 1, 1]), torch.tensor([0, 1])
+    positives = other_of_group(group, codes)
+    assert positives.tolist() == [0, 2]
+    book = torch.randn(3, 4, requires_grad=True)
+    loss = diversity(book, codes, positives)
+    loss.backward()
+    assert loss.item() == pytest.approx(diversity(book, codes[1:], positives[1:]).item() / 2)
+    assert book.grad is not None
+    assert torch.isfinite(book.grad).all()
+
+
 def test_positives_are_all_the_others_of_the_group_equally_often() -> None:
     torch.manual_seed(0)
     group = torch.tensor([0, 1, 0, 1, 0, 0])

@@ -50,7 +50,7 @@ class DiverseQuantizer(ResidualQuantizer):
 def other_of_group(group_K: Tensor, codes_B: Tensor) -> Tensor:
     """For each code a random other one of its group, by torch's global generator.
 
-    Every group has at least two codes.
+    A code that is alone in its group is drawn itself.
     """
     order_K = torch.argsort(group_K, stable=True)
     place_K = torch.empty_like(order_K)
@@ -66,9 +66,10 @@ def other_of_group(group_K: Tensor, codes_B: Tensor) -> Tensor:
 def diversity(codebook_KD: Tensor, codes_B: Tensor, positive_B: Tensor) -> Tensor:
     """Cross entropy of a chosen codeword's dot products with all the others.
 
-    Rows of equal code have equal scores: they are computed once per codeword.
+    Rows of equal code have equal scores: they are computed once per codeword. A codeword that is
+    alone in its group, and so its own positive, adds nothing.
     """
     scores_KK = codebook_KD @ codebook_KD.T
     own_KK = torch.eye(len(codebook_KD), dtype=torch.bool, device=codebook_KD.device)
     log_p_KK = F.log_softmax(scores_KK.masked_fill(own_KK, -torch.inf), 1)
-    return -log_p_KK[codes_B, positive_B].mean()
+    return -log_p_KK[codes_B, positive_B].masked_fill(codes_B == positive_B, 0).mean()
