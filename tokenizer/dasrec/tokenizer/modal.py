@@ -20,6 +20,7 @@ class ModalEncoders(nn.Module):
         super().__init__()
         self.widths = widths
         self.parts = nn.ModuleList(mlp(width, *hidden) for width in widths)
+        self.activation = nn.ReLU() if hidden else nn.Identity()  # none yet: the raw input
         joint = sum(hidden[-1] if hidden else width for width in widths)
         self.project = mlp(joint, code_dim)
 
@@ -27,7 +28,7 @@ class ModalEncoders(nn.Module):
         """(B, D)."""
         blocks = torch.split(x_BX, list(self.widths), 1)
         encoded = [part(block) for part, block in zip(self.parts, blocks, strict=True)]
-        projected: Tensor = self.project(torch.cat(encoded, 1).relu())
+        projected: Tensor = self.project(self.activation(torch.cat(encoded, 1)))
         return projected
 
 
