@@ -107,8 +107,20 @@ def test_arrays_that_do_not_fit_are_refused(arrays: dict[str, np.ndarray]) -> No
         SidTokenizer.fit(SMALL, items[:5], clicks)
     with pytest.raises(ValueError, match="item_ids must be 30 different ids"):
         SidTokenizer.fit(SMALL, items, clicks, item_ids=["a"] * 30)
+    with pytest.raises(ValueError, match=r"text must be a matrix, got shape \(30,\)"):
+        SidTokenizer.fit(SMALL, items[:, 0], clicks)
     with pytest.raises(ValueError, match="different lengths"):
         SidTokenizer.fit(SMALL, {"a": items, "b": items[:3]}, clicks)
+
+
+def test_modalities_are_taken_by_name(arrays: dict[str, np.ndarray]) -> None:
+    items, other = arrays["items"], arrays["items"][::-1].copy()
+    config = TigerConfig(**SMALL.model_dump(include=set(TigerConfig.model_fields) - {"method"}))
+    fitted = SidTokenizer.fit(config, {"text": items, "image": other}, arrays["clicks"])
+    given = fitted.assign({"image": other, "text": items})
+    np.testing.assert_array_equal(given.codes, fitted.assign(items).codes)
+    with pytest.raises(ValueError, match="items lack the modality 'text'"):
+        fitted.assign({"image": other})
 
 
 def test_assign_refuses_what_it_was_not_trained_on(fitted: SidTokenizer) -> None:

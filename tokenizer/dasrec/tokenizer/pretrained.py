@@ -156,12 +156,11 @@ class SidTokenizer:
                 raise ValueError("assign: this tokenizer has no user side")
             return self._assign("users", self.sides.users, np.asarray(users, np.float32))
         assert items is not None
-        names = self.config.modalities
         if isinstance(items, Mapping):
-            missing = [name for name in names or () if name not in items]
+            missing = [name for name in self._sizes.items if name not in items]
             if missing:
                 raise ValueError(f"assign: items lack the modality '{missing[0]}'")
-            chosen = [items[name] for name in names or list(items)[:1]]
+            chosen = [items[name] for name in self._sizes.items]
         else:
             chosen = [items]
         matrix = np.concatenate([np.asarray(x, np.float32) for x in chosen], 1)
@@ -248,6 +247,10 @@ def _in_memory(sids: SemanticIds) -> SemanticIds:
 def _checked(
     clicks: npt.NDArray[np.integer], items: Mapping[str, Arrays], users: Arrays | None
 ) -> npt.NDArray[np.int64]:
+    named = items if users is None else {**items, "users": users}
+    for name, matrix in named.items():
+        if np.ndim(matrix) != 2:
+            raise ValueError(f"fit: {name} must be a matrix, got shape {np.shape(matrix)}")
     sizes = {name: len(matrix) for name, matrix in items.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"fit: the modalities of items have different lengths: {sizes}")
