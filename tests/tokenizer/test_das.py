@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dasrec.core import Corpus, Embeddings
-from dasrec.tokenizer import AssignConfig, DasConfig, assign, train_tokenizer
+from dasrec.tokenizer import AlignmentConfig, AssignConfig, DasConfig, assign, train_tokenizer
 from dasrec.tokenizer.methods.das import Das
 from dasrec.tokenizer.objective import Step
 from dasrec.tokenizer.train import build_objective
@@ -151,6 +151,15 @@ def test_two_stages_need_epochs_for_the_first() -> None:
         DasConfig(first_epochs=3)
     with pytest.raises(ValueError, match="both false"):
         DasConfig(user_side=False, item_side=False)
+
+
+def test_options_without_effect_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'cf_first' trains the CF model .* above 0, got 0"):
+        DasConfig(schedule="cf_first", first_epochs=1, alpha=0)
+    with pytest.raises(ValueError, match=r"tau: at least 0\.01 with learn_tau, got 0\.005"):
+        AlignmentConfig(learn_tau=True, tau=0.005)
+    with pytest.raises(ValueError, match="a modality can be named once only, got text, text"):
+        DasConfig(modalities=("text", "text"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dasrec.core import StageConfig
 
@@ -12,7 +12,15 @@ Size = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Levels = Annotated[tuple[Size, ...], Field(min_length=1)]
-Modalities = Annotated[tuple[str, ...], Field(min_length=1)] | None
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"a modality can be named once only, got {', '.join(names)}")
+    return names
+
+
+Modalities = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] | None
 
 
 def check_levels(level_sizes: tuple[int, ...]) -> None:

@@ -48,6 +48,12 @@ class AlignmentConfig(StageConfig):
     damping: Fraction = 0.5
     """Exponent by which co-occurring pairs of popular items are thinned out; 0 keeps them all."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.learn_tau and self.tau < 1 / MAX_SCALE:
+            raise ValueError(f"tau: at least {1 / MAX_SCALE} with learn_tau, got {self.tau}")
+        return self
+
 
 class DasConfig(AutoencoderConfig):
     """DAS: L = L_Sem + alpha L_CF + beta L_Align (arXiv 2508.10584)."""
@@ -105,6 +111,11 @@ class DasConfig(AutoencoderConfig):
             raise ValueError(
                 f"first_epochs: the schedule '{self.schedule}' needs "
                 f"{'0' if self.schedule == 'one_stage' else 'at least 1'}, got {self.first_epochs}"
+            )
+        if self.schedule == "cf_first" and self.alpha == 0:
+            raise ValueError(
+                "alpha: the schedule 'cf_first' trains the CF model by L_CF, whose weight must be "
+                "above 0, got 0"
             )
         if not (self.user_side or self.item_side):
             raise ValueError("user_side and item_side are both false: nothing would be aligned")
