@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from dasrec.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
+from dasrec.tokenizer.methods.random_ids import RandomConfig
+from dasrec.tokenizer.methods.res_kmeans import ResKmeansConfig
+from dasrec.tokenizer.train import build_objective
 from dasrec.tokenizer.trainer import Trainer
 
 MakeWorld = Callable[..., tuple[Corpus, Embeddings]]
@@ -194,7 +198,33 @@ def test_bad_input_is_refused_before_any_work(world: World, tmp_path: Path) -> N
     short = Embeddings(embeddings.manifest, embeddings.items[:-1], embeddings.users)
     with pytest.raises(ValueError, match="40 items, got 39"):
         train_tokenizer(SMALL, corpus, short, tmp_path / "t")
+    users = np.array(embeddings.users)
+    users[3] = np.nan
+    broken = dataclasses.replace(embeddings, users=users)
+    projected = ResKmeansConfig(level_sizes=(8,), align_epochs=1)  # reads users, gives them no SIDs
+    with pytest.raises(ValueError, match=r"embeddings\.users: expected finite values"):
+        train_tokenizer(projected, corpus, broken, tmp_path / "t")
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="choose another folder"):
         train_tokenizer(SMALL, corpus, embeddings, tmp_path / "there")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there", "world"]
+
+
+def test_a_loss_that_diverges_is_named(world: World, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(ValueError, match=r"the loss of epoch 1 is (inf|nan).*lower learning_rate"):
+        train_tokenizer(config, *world, tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_warm_start_that_would_not_be_used_is_refused(world: World, tmp_path: Path) -> None:
+    config = RandomConfig(level_sizes=(8,))
+    train_tokenizer(config, *world, tmp_path / "t")
+    with pytest.raises(ValueError, match="warm_start: 'random' sets its codewords at once"):
+        train_tokenizer(config, *world, tmp_path / "again", warm_start=tmp_path / "t")
+
+
+def test_batches_are_on_the_device_of_the_data(world: World) -> None:
+    objective = build_objective(TigerConfig(level_sizes=(8,)), *world, device="meta")
+    items, users = next(objective.batches("main", np.random.default_rng(0)))
+    assert items.device == users.device == objective.data.items_IX.device == torch.device("meta")

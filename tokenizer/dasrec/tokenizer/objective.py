@@ -129,8 +129,9 @@ class Objective(nn.Module, ABC):
     def content_batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Rows of (items, users): batches for methods that learn from content alone."""
         num_users = 0 if self.sides.users is None else len(self.data.users_UX)
+        device = self.data.items_IX.device
         for users, items in plain_batches(num_users, len(self.data.items_IX), size, rng):
-            yield torch.from_numpy(items), torch.from_numpy(users)
+            yield torch.from_numpy(items).to(device), torch.from_numpy(users).to(device)
 
 
 def semantic_losses(

@@ -65,7 +65,8 @@ def train_tokenizer(
     Raises:
         FileExistsError: `out` exists and `replace` is false.
         ValueError: embeddings that do not fit the corpus, more codewords than users or items, a
-            warm start from another kind of tokenizer.
+            warm start from another kind of tokenizer or of a method without steps, a loss that
+            diverges.
     """
     out, state = Path(out), processes()
     check_free(out, replace)
@@ -73,6 +74,11 @@ def train_tokenizer(
     objective = build_objective(config, corpus, embeddings, state.device)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     if warm_start is not None:
+        if not objective.phases:
+            raise ValueError(
+                f"warm_start: '{config.method}' sets its codewords at once and would not use an "
+                "earlier tokenizer's; leave warm_start out"
+            )
         inputs["warm_start"] = load_manifest(warm_start, "tokenizer")
         warm_start_from(Path(warm_start), objective, corpus)
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
@@ -205,8 +211,7 @@ def _save(path: Path, config: TokenizerConfig, objective: Objective, work: Path)
 
 def _check(sides: Sides, corpus: Corpus, embeddings: Embeddings) -> None:
     tables = [(f"items.{n}", x, corpus.num_items) for n, x in embeddings.modalities.items()]
-    if sides.users is not None:
-        tables.append(("users", embeddings.users, corpus.num_users))
+    tables.append(("users", embeddings.users, corpus.num_users))
     for name, vectors, rows in tables:
         side = name.split(".")[0]
         if len(vectors) != rows:

@@ -55,7 +55,7 @@ class Trainer:
 
         Args:
             objective: the method.
-            config: step sizes and batch size.
+            config: step sizes, and until when unused codewords are restarted.
             seed: the run's seed.
             warm: the codebooks are trained already: no k-means, no epochs without quantization.
         """
@@ -69,7 +69,11 @@ class Trainer:
         return sum(phase.epochs for phase in self.objective.phases)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch; a function of the objective, the optimizer and the epoch's number."""
+        """Train one epoch; a function of the objective, the optimizer and the epoch's number.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
         rng = generator(self.seed, "tokenizer", "epoch", epoch)
         phase, within = self._phase(epoch)
         trained = phase.continuous_epochs is not None
@@ -85,6 +89,11 @@ class Trainer:
             for name, value in self._step(batch, Step(phase.name, progress, quantize)).items():
                 sums[name] = sums[name] + value
         metrics = {name: total / len(batches) for name, total in average(sums).items()}
+        if not math.isfinite(metrics["total"]):
+            raise ValueError(
+                f"tokenizer: the loss of epoch {epoch + 1} is {metrics['total']}; training "
+                f"diverged, lower learning_rate ({self.config.learning_rate})"
+            )
         if quantize:
             metrics |= self._census((within + 1) / phase.epochs, rng)
         return metrics

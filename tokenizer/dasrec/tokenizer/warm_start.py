@@ -21,8 +21,7 @@ def warm_start_from(path: Path, objective: Objective, corpus: Corpus) -> None:
         ValueError: weights that `path` lacks, or that have another shape.
     """
     stored = load_file(path / "model.safetensors")
-    aliases = objective.state_dict(keep_vars=True)
-    wanted: dict[str, Tensor] = {n: p for n, p in objective.named_parameters() if n in aliases}
+    wanted: dict[str, Tensor] = dict(objective.named_parameters())
     wanted |= {name: b for name, b in objective.named_buffers() if ".ema." in name}
     missing = [name for name in wanted if name not in stored]
     if missing:
