@@ -99,7 +99,7 @@ def vectors(das: Das) -> dict[str, tuple[Floats, Floats]]:
     """Users and items, as CF targets and quantized."""
     assert das.icdm is not None
     towers = das.icdm.users, das.icdm.items
-    users, items = (das.icdm.target(t(torch.arange(t.ids.num_embeddings))) for t in towers)
+    users, items = (das.icdm.target(t(torch.arange(len(t.statistics_NS)))) for t in towers)
     z_users = das.sides.users.quantize(das.data.users_UX).z_ND
     z_items = das.sides.items.quantize(das.data.items_IX).z_ND
     return {

@@ -135,8 +135,8 @@ def test_the_variant_gives_dices_terms_and_aligns_to_the_interests() -> None:
     assert set(losses) == {"click", "interest", "conformity", "disc"}
     assert icdm.target(user) is user.true_BD
     torch.stack(list(losses.values())).sum().backward()
-    for head in ("true_head", "bias_head"):
-        gradient = getattr(icdm.items, head).weight.grad
+    for head in ("true", "bias"):
+        gradient = getattr(icdm.items, head).ids.weight.grad
         assert gradient is not None
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0

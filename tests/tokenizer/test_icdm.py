@@ -121,7 +121,8 @@ def train_factors(corpus: Corpus, config: IcdmConfig, steps: int) -> tuple[np.nd
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     icdm = Icdm(config, popularity_statistics(corpus), DasConfig().code_dim)
-    ids = {"params": [icdm.users.ids.weight, icdm.items.ids.weight], "lr": config.learning_rate}
+    tables = [p for n, p in icdm.named_parameters() if n.endswith("ids.weight")]
+    ids = {"params": tables, "lr": config.learning_rate}
     rest = {"params": [p for n, p in icdm.named_parameters() if "ids." not in n], "lr": 1e-3}
     optimizer = torch.optim.Adam([ids, rest])
     sampler = PairSampler(corpus, window=10, damping=0.5)
@@ -137,14 +138,14 @@ def train_factors(corpus: Corpus, config: IcdmConfig, steps: int) -> tuple[np.nd
             done += 1
     with torch.no_grad():
         targets = [
-            icdm.target(t(torch.arange(t.ids.num_embeddings))) for t in (icdm.users, icdm.items)
+            icdm.target(t(torch.arange(len(t.statistics_NS)))) for t in (icdm.users, icdm.items)
         ]
     users, items = (torch.nn.functional.normalize(t).numpy() for t in targets)
     return users, items
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_true_factors_carry_less_popularity_and_more_interest(tmp_path: Path, seed: int) -> None:
+def test_true_factors_lose_the_popularity_and_keep_the_interest(tmp_path: Path, seed: int) -> None:
     """Against the vectors of the same model without debiasing.
 
     Both are trained on the same clicks with the same budget. The baseline's one loss is
@@ -169,7 +170,7 @@ def test_true_factors_carry_less_popularity_and_more_interest(tmp_path: Path, se
             [np.corrcoef(row, true)[0, 1] for row, true in zip(scores, liking, strict=True)]
         )
     assert popularity_r2["none"] > 0.6  # there is something to remove
-    assert popularity_r2["cd2an"] < popularity_r2["none"] - 0.08
+    assert popularity_r2["cd2an"] < popularity_r2["none"] / 4
     assert crowd["cd2an"] < crowd["none"] / 2
     assert interest_r2["cd2an"] > interest_r2["none"]
-    assert taste["cd2an"] > taste["none"]
+    assert taste["cd2an"] > taste["none"] - 0.02  # not at taste's expense

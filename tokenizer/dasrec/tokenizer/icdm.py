@@ -27,7 +27,7 @@ class IcdmConfig(StageConfig):
     cause (Zheng et al., WWW'21); `none` is the paper's "w/o debias": one CF loss that carries
     popularity, alignment to the undivided vectors."""
     embedding_dim: Size = 64
-    """Width of the user and item ID embeddings and of the towers' hidden layer."""
+    """Width of the ID embeddings (one per factor) and of the layer above them."""
     learning_rate: Positive = 1e-2
     """AdamW step of the ID embeddings, whose rows are seen seldom; the rest has the common one."""
     tau: Positive = 0.1
@@ -65,33 +65,62 @@ class Factors(NamedTuple):
     """The anchor statistic."""
 
 
+class Factor(nn.Module):
+    """One factor: an ID embedding of its own, a layer and a head.
+
+    Two factors with a common embedding keep each other's contents: on synthetic data popularity
+    could be read from the true factors as well as from the bias factors (benchmarks/debias.py).
+    """
+
+    def __init__(self, rows: int, embedding_dim: int, factor_dim: int) -> None:
+        super().__init__()
+        self.ids = nn.Embedding(rows, embedding_dim)
+        nn.init.normal_(self.ids.weight, std=0.1)
+        self.head = mlp(embedding_dim, embedding_dim, factor_dim)
+
+    def forward(self, ids_B: Tensor) -> Tensor:
+        """(B, D)."""
+        vectors_BD: Tensor = self.head(self.ids(ids_B))
+        return vectors_BD
+
+
 class Tower(nn.Module):
-    """One side: ID embedding, a true and a bias head, their fusion, the reference encoder."""
+    """One side: true and bias factor, their fusion, the reference encoder."""
 
     statistics_NS: Tensor
 
-    def __init__(self, statistics_NS: Tensor, embedding_dim: int, factor_dim: int) -> None:
+    def __init__(
+        self, statistics_NS: Tensor, embedding_dim: int, factor_dim: int, *, split: bool
+    ) -> None:
+        """Build a side.
+
+        Args:
+            statistics_NS: popularity statistics, one row per user or item.
+            embedding_dim: width of each ID embedding.
+            factor_dim: D.
+            split: the true factor learns from its own loss alone: the fusion, which the bias loss
+                trains, sees it without gradient.
+        """
         super().__init__()
         self.register_buffer("statistics_NS", statistics_NS)
-        self.ids = nn.Embedding(len(statistics_NS), embedding_dim)
-        nn.init.normal_(self.ids.weight, std=0.1)
-        self.trunk = nn.Sequential(mlp(embedding_dim, embedding_dim), nn.ReLU())
-        self.true_head = nn.Linear(embedding_dim, factor_dim)
-        self.bias_head = nn.Linear(embedding_dim, factor_dim)
+        rows = len(statistics_NS)
+        self.true = Factor(rows, embedding_dim, factor_dim)
+        self.bias = Factor(rows, embedding_dim, factor_dim)
         self.fusion = mlp(2 * factor_dim, 2 * factor_dim, factor_dim)
         self.reference = mlp(statistics_NS.shape[1], factor_dim, factor_dim)
         self.anchor = nn.Linear(factor_dim, 1)
+        self.split = split
 
     def forward(self, ids_B: Tensor) -> Factors:
         """The factors of users or items."""
-        hidden_BE = self.trunk(self.ids(ids_B))
-        true_BD, bias_BD = self.true_head(hidden_BE), self.bias_head(hidden_BE)
+        true_BD, bias_BD = self.true(ids_B), self.bias(ids_B)
+        fused_of = true_BD.detach() if self.split else true_BD
         statistics_BS = self.statistics_NS[ids_B]
         reference_BD = self.reference(statistics_BS)
         return Factors(
             true_BD,
             bias_BD,
-            self.fusion(torch.cat([true_BD, bias_BD], 1)),
+            self.fusion(torch.cat([fused_of, bias_BD], 1)),
             reference_BD,
             self.anchor(reference_BD).squeeze(1),
             statistics_BS[:, 0],
@@ -109,8 +138,9 @@ class Icdm(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embedding_dim
-        self.users = Tower(torch.from_numpy(statistics.users_US), dim, factor_dim)
-        self.items = Tower(torch.from_numpy(statistics.items_IS), dim, factor_dim)
+        split = config.variant == "cd2an"
+        self.users = Tower(torch.from_numpy(statistics.users_US), dim, factor_dim, split=split)
+        self.items = Tower(torch.from_numpy(statistics.items_IS), dim, factor_dim, split=split)
         self.register_buffer("log_q_I", torch.from_numpy(statistics.log_q_I))
 
     def target(self, factors: Factors) -> Tensor:

@@ -65,6 +65,8 @@ class DasConfig(AutoencoderConfig):
     item_side: bool = True
     """Align items. Without it item SIDs come from content alone, and only the user half of the
     alignment is left."""
+    epochs: Size = 20
+    """Passes over the training interactions (over users and items where alpha = beta = 0)."""
     alpha: Weight = 1.0
     """Weight of L_CF."""
     beta: Weight = 0.5
