@@ -75,7 +75,7 @@ def fit(
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": -1, "value": -float("inf"), "metrics": {}, "weights": None}
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         for key, other in others.items():
             other.load_state_dict(state["others"][key])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dasrec.core import Corpus
 from dasrec.tokenizer.autoencoder import Autoencoder
-from dasrec.tokenizer.pairs import plain_batches
+from dasrec.tokenizer.pairs import num_plain_batches, plain_batches
 from dasrec.tokenizer.quantizer import Encoded
 
 
@@ -98,6 +98,8 @@ class Objective(nn.Module, ABC):
     """A method: `sides`, what is trained beside them, and the losses. Its weights are kept whole
     (for warm starts); giving out SIDs needs `sides` alone."""
 
+    config: Any
+
     def __init__(self, sides: Sides, data: Data) -> None:
         super().__init__()
         self.sides, self.data = sides, data
@@ -106,6 +108,12 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def phases(self) -> list[Phase]:
         """The phases of training, in order."""
+
+    def num_steps(self, phase: str) -> int:
+        """Batches of an epoch; of content unless a method says otherwise."""
+        del phase
+        num_users = 0 if self.sides.users is None else len(self.data.users_UX)
+        return num_plain_batches(num_users, len(self.data.items_IX), self.config.batch_size)
 
     @abstractmethod
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[Any]:

@@ -81,10 +81,14 @@ class PairSampler:
         user, item, partner_user, partner_item = (column[order] for column in columns)
         return Pairs(user, item, partner_user, partner_item, begin)
 
+    def num_batches(self, batch_size: int) -> int:
+        """How many `batches` there are (one less where a stretch spans a whole batch)."""
+        return max(1, round(len(self.user_N) / batch_size))
+
     def batches(self, pairs: Pairs, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
         """Cut an epoch into batches of about `batch_size` pairs, between stretches."""
         total = len(pairs.user_N)
-        steps = max(1, round(total / batch_size))
+        steps = self.num_batches(batch_size)
         step_S = pairs.start_S * steps // total
         cuts = pairs.start_S[np.flatnonzero(np.diff(step_S, prepend=-1))]
         for begin, end in zip(cuts, np.append(cuts[1:], total), strict=True):
@@ -179,6 +183,11 @@ def _one_each(
     return anchor, rows[first]
 
 
+def num_plain_batches(num_users: int, num_items: int, batch_size: int) -> int:
+    """How many `plain_batches` there are."""
+    return max(1, max(num_users, num_items) // batch_size)
+
+
 def plain_batches(
     num_users: int, num_items: int, batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[Int64s, Int64s]]:
@@ -186,7 +195,7 @@ def plain_batches(
 
     The shorter side starts again when it is used up. `num_users` 0: items only.
     """
-    steps = max(1, max(num_users, num_items) // batch_size)
+    steps = num_plain_batches(num_users, num_items, batch_size)
     size = -(-max(num_users, num_items) // steps)
     users = np.resize(rng.permutation(num_users), steps * size if num_users else 0)
     items = np.resize(rng.permutation(num_items), steps * size)

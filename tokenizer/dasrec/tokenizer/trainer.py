@@ -82,13 +82,14 @@ class Trainer:
             for name, side, x in self.objective.autoencoders():
                 init_codebooks(side.quantizer, side.encode(x), rng.integers(2**31).item())
                 log.info("tokenizer: k-means set the %s codebooks", name)
-        batches = list(self.objective.batches(phase.name, rng))
+        steps, done = self.objective.num_steps(phase.name), 0
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-        for number, batch in enumerate(batches):
-            progress = (within + number / len(batches)) / phase.epochs
+        for batch in self.objective.batches(phase.name, rng):
+            progress = (within + min(1.0, done / steps)) / phase.epochs
             for name, value in self._step(batch, Step(phase.name, progress, quantize)).items():
                 sums[name] = sums[name] + value
-        metrics = {name: total / len(batches) for name, total in average(sums).items()}
+            done += 1
+        metrics = {name: total / done for name, total in average(sums).items()}
         if not math.isfinite(metrics["total"]):
             raise ValueError(
                 f"tokenizer: the loss of epoch {epoch + 1} is {metrics['total']}; training "

@@ -170,6 +170,13 @@ class Das(Objective):
             return [main]
         return [Phase(config.schedule, config.first_epochs, None), main]
 
+    def num_steps(self, phase: str) -> int:
+        """Batches of an epoch."""
+        if phase == "main" and not self.config.uses_pairs:
+            return super().num_steps(phase)
+        assert self.sampler is not None
+        return self.sampler.num_batches(self.config.batch_size)
+
     def batches(
         self, phase: str, rng: np.random.Generator
     ) -> Iterator[tuple[Tensor, Tensor, Clicks | None]]:
@@ -294,4 +301,4 @@ class Das(Objective):
         if family in self.log_scales:
             scale: Tensor = self.log_scales[family].exp().clamp(max=MAX_SCALE)
             return scale
-        return 1 / self.config.alignment.tau
+        return 1 / float(self.config.alignment.tau)

@@ -133,6 +133,10 @@ class ResKmeans(Objective):
         epochs = self.config.align_epochs
         return [Phase("align", epochs, None)] if epochs else []
 
+    def num_steps(self, phase: str) -> int:
+        """Batches of an epoch."""
+        return self.sampler.num_batches(self.config.batch_size)
+
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[Clicks]:
         """Click pairs."""
         sampler = self.sampler
