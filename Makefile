@@ -23,7 +23,7 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 
 type: .venv/ready
-	.venv/bin/mypy $(DIRS) tests
+	.venv/bin/mypy $(DIRS) tests benchmarks
 
 wheel: .venv/ready
 	rm -rf dist

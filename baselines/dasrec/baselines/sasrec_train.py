@@ -144,7 +144,7 @@ class _Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * (1 - done)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             total += loss.item() * len(targets_P)
             num_targets += len(targets_P)

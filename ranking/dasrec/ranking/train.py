@@ -185,7 +185,7 @@ def _fit(
         for picked in torch.split(shuffled, config.batch_size):
             loss = _loss(ranker, tensors, picked)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             total += loss.detach() * len(picked)
         return {"loss": float(total) / len(shuffled)}
