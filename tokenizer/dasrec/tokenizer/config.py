@@ -54,17 +54,25 @@ class AutoencoderConfig(StageConfig):
     """Decay per step of the moving averages."""
     epochs: Size = 12
     """Passes over the training data."""
-    continuous_epochs: Count = 2
+    continuous_epochs: Count | None = None
     """First epochs without quantization; then k-means on the encoders' output sets the codebooks.
-    Codebooks set on an untrained encoder lose their codewords as it moves."""
+    Null: four fifths. Codebooks set on an unsettled encoder lose their codewords as it moves, and
+    drift towards even use of the deeper levels, which a generator finds harder to predict."""
     restart_until: Fraction = 0.8
-    """Unused codewords are moved onto random residuals after each epoch up to this share."""
+    """Unused codewords are moved onto random residuals after each epoch up to this share of the
+    epochs with quantization."""
     batch_size: Size = 1024
     """Click pairs per step (items per step where a method learns from content alone)."""
     learning_rate: Positive = 1e-3
     """Peak AdamW step; falls to 0 along a cosine."""
     weight_decay: Weight = 1e-4
     """AdamW decay of the MLPs (codebooks and ID embeddings are not decayed)."""
+
+    @property
+    def num_continuous(self) -> int:
+        """Epochs without quantization."""
+        given = self.continuous_epochs
+        return self.epochs * 4 // 5 if given is None else given
 
     @property
     def id_learning_rate(self) -> float:
@@ -74,7 +82,7 @@ class AutoencoderConfig(StageConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_levels(self.level_sizes)
-        if self.continuous_epochs >= self.epochs:
+        if self.num_continuous >= self.epochs:
             raise ValueError(
                 f"continuous_epochs must be below epochs ({self.epochs}), "
                 f"got {self.continuous_epochs}: the codebooks would never be trained"

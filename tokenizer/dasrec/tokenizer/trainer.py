@@ -96,7 +96,8 @@ class Trainer:
                 f"diverged, lower learning_rate ({self.config.learning_rate})"
             )
         if quantize:
-            metrics |= self._census((within + 1) / phase.epochs, rng)
+            first = 0 if self.warm else phase.continuous_epochs or 0
+            metrics |= self._census((within + 1 - first) / (phase.epochs - first), rng)
         return metrics
 
     def _phase(self, epoch: int) -> tuple[Phase, int]:

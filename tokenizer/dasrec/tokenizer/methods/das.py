@@ -165,7 +165,7 @@ class Das(Objective):
     def phases(self) -> list[Phase]:
         """One, or the first stage and the one that quantizes."""
         config = self.config
-        main = Phase("main", config.epochs, config.continuous_epochs)
+        main = Phase("main", config.epochs, config.num_continuous)
         if config.schedule == "one_stage":
             return [main]
         return [Phase(config.schedule, config.first_epochs, None), main]

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dasrec.tokenizer.autoencoder import rq_vae
-from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Positive, Size, Weight
+from dasrec.tokenizer.config import AutoencoderConfig, Levels, Positive, Size, Weight
 from dasrec.tokenizer.diversity import DiverseQuantizer
 from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
 
@@ -33,8 +33,6 @@ class LetterConfig(AutoencoderConfig):
     """As published: training assignments of the last level are balanced."""
     epochs: Size = 200
     """Passes over the items."""
-    continuous_epochs: Count = 40
-    """As in DAS; published code starts k-means on the first batch."""
     cf: str = "cf"
     """Item modality of the embeddings that holds the collaborative vectors: of the encoder
     `cooccurrence`, or SASRec's item vectors from a file (as published)."""
@@ -94,7 +92,7 @@ class Letter(Objective):
     @property
     def phases(self) -> list[Phase]:
         """One."""
-        return [Phase("main", self.config.epochs, self.config.continuous_epochs)]
+        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Rows of items; the codewords are clustered anew."""

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from dasrec.tokenizer.autoencoder import Autoencoder, rq_vae
-from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Size, Weight
+from dasrec.tokenizer.config import AutoencoderConfig, Levels, Size, Weight
 from dasrec.tokenizer.joint import JointSide
 from dasrec.tokenizer.mmd import mmd
 from dasrec.tokenizer.modal import check_several
@@ -41,8 +41,6 @@ class MmeSidConfig(AutoencoderConfig):
     """Levels whose training assignments are balanced over the batch."""
     epochs: Size = 200
     """Passes over the items."""
-    continuous_epochs: Count = 40
-    """As in DAS."""
 
 
 def mme_sid_sides(config: MmeSidConfig, sizes: Sizes) -> Sides:
@@ -65,7 +63,7 @@ class MmeSid(Objective):
     @property
     def phases(self) -> list[Phase]:
         """One."""
-        return [Phase("main", self.config.epochs, self.config.continuous_epochs)]
+        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def autoencoders(self) -> Iterator[tuple[str, Autoencoder, Tensor]]:
         """That of each modality with its columns of the catalogue."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dasrec.tokenizer.alignment import cosine_scores
 from dasrec.tokenizer.autoencoder import Autoencoder, mlp
-from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Positive, Size, Weight
+from dasrec.tokenizer.config import AutoencoderConfig, Levels, Positive, Size, Weight
 from dasrec.tokenizer.modal import ModalDecoders, ModalEncoders
 from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
 from dasrec.tokenizer.pairs import Int64s, PairSampler, plain_batches
@@ -42,8 +42,6 @@ class PlumConfig(AutoencoderConfig):
     """A co-occurring item lies within this many positions in the user's training sequence."""
     epochs: Size = 200
     """Passes over the items."""
-    continuous_epochs: Count = 40
-    """As in DAS."""
 
 
 class PlumBatch(NamedTuple):
@@ -82,7 +80,7 @@ class Plum(Objective):
     @property
     def phases(self) -> list[Phase]:
         """One."""
-        return [Phase("main", self.config.epochs, self.config.continuous_epochs)]
+        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[PlumBatch]:
         """Items, their partners and how many levels each row keeps."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dasrec.tokenizer.autoencoder import Autoencoder, mlp
-from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Positive, Size, Weight
+from dasrec.tokenizer.config import AutoencoderConfig, Levels, Positive, Size, Weight
 from dasrec.tokenizer.fusion import FusedEncoder, Injection, multi_view
 from dasrec.tokenizer.modal import ModalDecoders, check_several
 from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
@@ -35,8 +35,6 @@ class QBert4RecConfig(AutoencoderConfig):
     """Its temperature (cosine scores; not published)."""
     epochs: Size = 200
     """Passes over the items."""
-    continuous_epochs: Count = 40
-    """As in DAS."""
 
 
 def q_bert4rec_sides(config: QBert4RecConfig, sizes: Sizes) -> Sides:
@@ -62,7 +60,7 @@ class QBert4Rec(Objective):
     @property
     def phases(self) -> list[Phase]:
         """One."""
-        return [Phase("main", self.config.epochs, self.config.continuous_epochs)]
+        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Rows of items."""

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from dasrec.tokenizer.autoencoder import rq_vae
-from dasrec.tokenizer.config import AutoencoderConfig, Count, Levels, Size
+from dasrec.tokenizer.config import AutoencoderConfig, Levels, Size
 from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
 
 
@@ -20,8 +20,6 @@ class TigerConfig(AutoencoderConfig):
     """As published."""
     epochs: Size = 200
     """Passes over the items."""
-    continuous_epochs: Count = 40
-    """As in DAS; published code starts k-means on the first batch."""
 
 
 def tiger_sides(config: TigerConfig, sizes: Sizes) -> Sides:
@@ -39,7 +37,7 @@ class Tiger(Objective):
     @property
     def phases(self) -> list[Phase]:
         """One."""
-        return [Phase("main", self.config.epochs, self.config.continuous_epochs)]
+        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Rows of items."""
