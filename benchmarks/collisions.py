@@ -9,7 +9,6 @@ under a prefix a few popular last codes.
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasrec.core.artifacts import code_version
-from dasrec.eval.results import hardware
+from dasrec.eval.results import hardware, typed
 from dasrec.tokenizer.collisions import number_groups, reassign_last
 
 Ints = npt.NDArray[np.int64]
@@ -156,7 +155,7 @@ def main() -> None:
     document = {
         "name": "collisions",
         "hardware": hardware(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": typed(["python", *sys.argv]),
         "code": code_version(),
         "rows": rows,
     }

@@ -16,7 +16,6 @@ each for the vectors that the alignment aims at (`cf`) and for the quantized one
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ from dasrec.core.embed_config import EmbedConfig
 from dasrec.core.prepare import PrepareConfig, prepare
 from dasrec.core.synthetic import SyntheticConfig, generate
 from dasrec.eval.result_line import ResultLine
-from dasrec.eval.results import append_results, hardware
+from dasrec.eval.results import append_results, hardware, typed
 from dasrec.tokenizer import DasConfig, IcdmConfig
 from dasrec.tokenizer.methods.das import Das
 from dasrec.tokenizer.report import linear_r2
@@ -176,7 +175,7 @@ def main() -> None:
                     users=corpus.num_users,
                     seconds={"train": round(seconds, 1)},
                     hardware=hardware(),
-                    command=shlex.join(["python", *sys.argv]),
+                    command=typed(["python", *sys.argv]),
                     config_sha256=hashlib.sha256(
                         json.dumps(config.as_json(), sort_keys=True).encode()
                     ).hexdigest(),

@@ -8,7 +8,6 @@ data are random, of the size of Amazon Beauty. `--full-fit` adds one whole train
 
 import argparse
 import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from benchmarks.same_losses import World, build, same_losses
 
 from dasrec.core import load_corpus, load_embeddings
 from dasrec.core.artifacts import code_version
-from dasrec.eval.results import hardware
+from dasrec.eval.results import hardware, typed
 from dasrec.tokenizer import DasConfig, train_tokenizer
 from dasrec.tokenizer.methods.das import Das
 from dasrec.tokenizer.objective import Step
@@ -201,7 +200,7 @@ def main() -> None:
     document = {
         "name": "tokenizer",
         "hardware": hardware(),
-        "command": shlex.join(["python", "-m", "benchmarks.tokenizer", *sys.argv[1:]]),
+        "command": typed(["python", "-m", "benchmarks.tokenizer", *sys.argv[1:]]),
         "code": code_version(),
         "threads": args.threads,
         "rows": rows + grown,

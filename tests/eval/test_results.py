@@ -16,6 +16,7 @@ from dasrec.eval.results import (
     read_results,
     results_of_report,
     results_table,
+    typed,
 )
 
 
@@ -190,3 +191,11 @@ def test_report_becomes_lines(
 
 def test_hardware_names_cores_and_memory() -> None:
     assert re.match(r"\d+ CPU cores, \d+ GiB", hardware())
+
+
+def test_a_recorded_command_names_no_place_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = ["python", "a.py", "--in", str(tmp_path / "runs" / "x"), "--out", "/far/away/log"]
+    assert typed([*parts, "key=[1, 2]"]) == "python a.py --in runs/x --out log 'key=[1, 2]'"

@@ -1,7 +1,6 @@
 """`dasrec compare`: every method of the run directories against one of them, on equal queries."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from dasrec.core.artifacts import code_version
 from dasrec.core.corpus import Split
 from dasrec.eval.paired import EvaluatedRun, PairedResult
 from dasrec.eval.result_line import ComparisonLine
-from dasrec.eval.results import append_comparisons, hardware
+from dasrec.eval.results import append_comparisons, hardware, typed
 from dasrec.eval.tables import number, rich_table
 
 
@@ -73,7 +72,7 @@ def record_comparisons(
             p_value=result.comparison.p_value,
             p_holm=result.p_holm,
             hardware=hardware(),
-            command=shlex.join(command),
+            command=typed(command),
             data_sha256=corpus.inputs["raw"],
             code=code_version(),
             date=datetime.now(UTC).isoformat(timespec="seconds"),

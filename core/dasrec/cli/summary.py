@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +17,13 @@ from dasrec.cli.pipeline import Run
 from dasrec.core.artifacts import Manifest, code_version, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.eval.report import EvalReport, load_report
-from dasrec.eval.results import ResultLine, append_results, hardware, results_of_report
+from dasrec.eval.results import (
+    ResultLine,
+    append_results,
+    hardware,
+    results_of_report,
+    typed,
+)
 from dasrec.eval.tables import markdown_report, metric_rows, number, rich_table
 
 SHOWN_USERS = 2
@@ -148,11 +153,17 @@ def record_results(
     corpus = load_manifest(run.path("corpus"), "corpus")
     data = [] if run.data_dir is None else ["--data", run.data_dir.resolve().name]
     chosen = [part for name in run.tokenizers for part in ("--method", name)]
-    where = config_path.name if config_path.is_absolute() else config_path.as_posix()
-    command = ["dasrec", "run", where, *overrides, *data, *(chosen if run.restricted else [])]
+    command = [
+        "dasrec",
+        "run",
+        str(config_path),
+        *overrides,
+        *data,
+        *(chosen if run.restricted else []),
+    ]
     common: dict[str, Any] = {
         "dataset": run.config.name,
-        "command": shlex.join(command),
+        "command": typed(command),
         "data_sha256": corpus.inputs["raw"],
         "seed": run.config.seed,
         "variant": variant,

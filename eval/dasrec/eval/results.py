@@ -6,6 +6,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ __all__ = [
     "append_results",
     "hardware",
     "read_comparisons",
+    "typed",
     "read_results",
     "results_of_report",
     "results_table",
@@ -165,6 +167,23 @@ def _flat(slices: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         for name, value in metrics.items()
         if not (part == "all" and name == "users")  # has its own field
     }
+
+
+def typed(parts: Sequence[str]) -> str:
+    """A command as it is recorded: whatever machine it ran on, its paths name no place there.
+
+    Absolute paths become relative to the working directory; those outside it keep their last part.
+    """
+    here = Path.cwd()
+
+    def portable(part: str) -> str:
+        path = Path(part)
+        if not path.is_absolute():
+            return part
+        inside = path.is_relative_to(here)
+        return path.relative_to(here).as_posix() if inside else path.name
+
+    return shlex.join(map(portable, parts))
 
 
 @cache
