@@ -29,10 +29,10 @@ __all__ = [
     "append_results",
     "hardware",
     "read_comparisons",
-    "typed",
     "read_results",
     "results_of_report",
     "results_table",
+    "typed",
 ]
 
 Line = TypeVar("Line", ResultLine, ComparisonLine)
