@@ -105,9 +105,9 @@ class Objective(nn.Module, ABC):
         self.sides, self.data = sides, data
 
     @property
-    @abstractmethod
     def phases(self) -> list[Phase]:
-        """The phases of training, in order."""
+        """The phases of training, in order; one unless a method says otherwise."""
+        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def num_steps(self, phase: str) -> int:
         """Batches of an epoch; of content unless a method says otherwise."""
@@ -115,9 +115,10 @@ class Objective(nn.Module, ABC):
         num_users = 0 if self.sides.users is None else len(self.data.users_UX)
         return num_plain_batches(num_users, len(self.data.items_IX), self.config.batch_size)
 
-    @abstractmethod
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[Any]:
-        """One epoch of batches, on `data`'s device."""
+        """One epoch of batches, on `data`'s device; rows of content unless a method says so."""
+        del phase
+        return self.content_batches(self.config.batch_size, rng)
 
     @abstractmethod
     def losses(self, batch: Any, step: Step) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dasrec.tokenizer.autoencoder import rq_vae
 from dasrec.tokenizer.config import AutoencoderConfig, Levels, Positive, Size, Weight
 from dasrec.tokenizer.diversity import DiverseQuantizer
-from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes, Step, semantic_losses
 
 
 class LetterConfig(AutoencoderConfig):
@@ -88,11 +88,6 @@ class Letter(Objective):
         width = vectors.shape[1]
         same = width == config.code_dim
         self.to_cf = nn.Identity() if same else nn.Linear(config.code_dim, width, bias=False)
-
-    @property
-    def phases(self) -> list[Phase]:
-        """One."""
-        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Rows of items; the codewords are clustered anew."""

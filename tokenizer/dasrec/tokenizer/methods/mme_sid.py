@@ -10,7 +10,6 @@ Shape letters: B rows of a step, X input width of one modality, D code dimension
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from dasrec.tokenizer.autoencoder import Autoencoder, rq_vae
@@ -18,7 +17,7 @@ from dasrec.tokenizer.config import AutoencoderConfig, Levels, Size, Weight
 from dasrec.tokenizer.joint import JointSide
 from dasrec.tokenizer.mmd import mmd
 from dasrec.tokenizer.modal import check_several
-from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes, Step, semantic_losses
 from dasrec.tokenizer.parallel import gather, share
 
 
@@ -60,20 +59,11 @@ class MmeSid(Objective):
         super().__init__(sides, data)
         self.config, self.names = config, list(data.sizes.items)
 
-    @property
-    def phases(self) -> list[Phase]:
-        """One."""
-        return [Phase("main", self.config.epochs, self.config.num_continuous)]
-
     def autoencoders(self) -> Iterator[tuple[str, Autoencoder, Tensor]]:
         """That of each modality with its columns of the catalogue."""
         blocks = self.sides.items.blocks(self.data.items_IX)
         for name, (part, x_IX) in zip(self.names, blocks, strict=True):
             yield f"item/{name}", part, x_IX
-
-    def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """Rows of items."""
-        return self.content_batches(self.config.batch_size, rng)
 
     def losses(self, batch: tuple[Tensor, ...], step: Step) -> dict[str, Tensor]:
         """Of each modality, and between them."""

@@ -18,7 +18,7 @@ from dasrec.tokenizer.alignment import cosine_scores
 from dasrec.tokenizer.autoencoder import Autoencoder, mlp
 from dasrec.tokenizer.config import AutoencoderConfig, Levels, Positive, Size, Weight
 from dasrec.tokenizer.modal import ModalDecoders, ModalEncoders
-from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes, Step, semantic_losses
 from dasrec.tokenizer.pairs import Int64s, PairSampler, plain_batches
 from dasrec.tokenizer.quantizer import ResidualQuantizer
 
@@ -76,11 +76,6 @@ class Plum(Objective):
         if config.cooccur > 0:
             self.sampler = PairSampler(data.corpus, config.window, damping=0.0)
             self.head = mlp(config.code_dim, *HEAD)
-
-    @property
-    def phases(self) -> list[Phase]:
-        """One."""
-        return [Phase("main", self.config.epochs, self.config.num_continuous)]
 
     def batches(self, phase: str, rng: np.random.Generator) -> Iterator[PlumBatch]:
         """Items, their partners and how many levels each row keeps."""

@@ -3,10 +3,8 @@
 das-method 5.7; see `Injection` for what differs with pooled embeddings. No code is published.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from dasrec.tokenizer.autoencoder import Autoencoder, mlp
 from dasrec.tokenizer.config import AutoencoderConfig, Levels, Positive, Size, Weight
 from dasrec.tokenizer.fusion import FusedEncoder, Injection, multi_view
 from dasrec.tokenizer.modal import ModalDecoders, check_several
-from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes, Step, semantic_losses
 from dasrec.tokenizer.quantizer import ResidualQuantizer
 
 
@@ -56,15 +54,6 @@ class QBert4Rec(Objective):
     def __init__(self, config: QBert4RecConfig, sides: Sides, data: Data) -> None:
         super().__init__(sides, data)
         self.config = config
-
-    @property
-    def phases(self) -> list[Phase]:
-        """One."""
-        return [Phase("main", self.config.epochs, self.config.num_continuous)]
-
-    def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """Rows of items."""
-        return self.content_batches(self.config.batch_size, rng)
 
     def losses(self, batch: tuple[Tensor, ...], step: Step) -> dict[str, Tensor]:
         """The RQ-VAE's, and that of the views."""

@@ -1,14 +1,12 @@
 """TIGER's tokenizer: the plain RQ-VAE over item content (arXiv 2305.05065, section 3.1)."""
 
-from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from dasrec.tokenizer.autoencoder import rq_vae
 from dasrec.tokenizer.config import AutoencoderConfig, Levels, Size
-from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
+from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes, Step, semantic_losses
 
 
 class TigerConfig(AutoencoderConfig):
@@ -33,15 +31,6 @@ class Tiger(Objective):
     def __init__(self, config: TigerConfig, sides: Sides, data: Data) -> None:
         super().__init__(sides, data)
         self.config = config
-
-    @property
-    def phases(self) -> list[Phase]:
-        """One."""
-        return [Phase("main", self.config.epochs, self.config.num_continuous)]
-
-    def batches(self, phase: str, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """Rows of items."""
-        return self.content_batches(self.config.batch_size, rng)
 
     def losses(self, batch: tuple[Tensor, ...], step: Step) -> dict[str, Tensor]:
         """The RQ-VAE's."""
