@@ -14,6 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NEVER = -1e4
+"""Added to a score so that its exponential is 0. Not -inf: an anchor without any negative would
+have no gradient but NaN."""
+
 
 def cosine_scores(a_ND: Tensor, b_MD: Tensor, scale: Tensor | float) -> Tensor:
     """scale * cos(a_n, b_m) as (N, M); scale = 1 / tau."""
@@ -21,14 +25,14 @@ def cosine_scores(a_ND: Tensor, b_MD: Tensor, scale: Tensor | float) -> Tensor:
 
 
 def negatives(positive_B: Tensor, excluded_NM: Tensor) -> Tensor:
-    """log of how often candidate m is a negative of anchor n, -inf for never: (N, M).
+    """log of how often candidate m is a negative of anchor n, NEVER for never: (N, M).
 
     Args:
         positive_B: the candidate of each pair; every pair puts its candidate among the negatives.
         excluded_NM: m is no negative of n.
     """
     count_M = torch.bincount(positive_B, minlength=excluded_NM.shape[1])
-    return count_M.log()[None].masked_fill(excluded_NM, -torch.inf)
+    return count_M.log().clamp_min(NEVER)[None].masked_fill(excluded_NM, NEVER)
 
 
 def pair_nce(scores_NM: Tensor, negatives_NM: Tensor, anchor_B: Tensor, pos_B: Tensor) -> Tensor:
@@ -40,9 +44,7 @@ def pair_nce(scores_NM: Tensor, negatives_NM: Tensor, anchor_B: Tensor, pos_B: T
         anchor_B: row of each pair.
         pos_B: column of each pair.
     """
-    alone_N = torch.isneginf(negatives_NM).all(1)  # no negative at all: cut off from the gradient
-    rest_N = (scores_NM + negatives_NM.masked_fill(alone_N[:, None], 0)).logsumexp(1)
-    rest_N = rest_N.masked_fill(alone_N, -torch.inf)
+    rest_N = (scores_NM + negatives_NM).logsumexp(1)
     own_B = scores_NM[anchor_B, pos_B]
     return (torch.logaddexp(own_B, rest_N[anchor_B]) - own_B).mean()
 

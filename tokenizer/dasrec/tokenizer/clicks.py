@@ -25,7 +25,7 @@ class Clicks:
     user_pairs: Tensor
     item_pairs: Tensor
     negatives_UI: Tensor
-    """log of the times that an item is a negative of a user of the click pairs, -inf for none."""
+    """log of the times that an item is a negative of a user of the click pairs, NEVER for none."""
     negatives_IU: Tensor
     """The same for items' negative users."""
 

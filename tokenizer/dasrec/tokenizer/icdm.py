@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dasrec.core import StageConfig
-from dasrec.tokenizer.alignment import cosine_scores, pair_nce
+from dasrec.tokenizer.alignment import NEVER, cosine_scores, pair_nce
 from dasrec.tokenizer.autoencoder import mlp
 from dasrec.tokenizer.clicks import Clicks
 from dasrec.tokenizer.config import Positive, Size, Weight
@@ -211,7 +211,7 @@ def dice(
     other_B = items_B[(torch.arange(size, device=items_B.device) + shift) % size]
     log_q = log_q_I[clicks.items]
     gap_B = log_q[other_B] - log_q[items_B]
-    valid_B = ~torch.isneginf(clicks.negatives_UI[users_B, other_B])
+    valid_B = clicks.negatives_UI[users_B, other_B] > NEVER
     more_B, less_B = valid_B & (gap_B > 0), valid_B & (gap_B <= 0)
 
     def margin(scores_UI: Tensor) -> Tensor:
