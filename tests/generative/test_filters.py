@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dasrec.generative.filters import ItemFilter
-from dasrec.generative.search import constrained_beam_search
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.filters import ItemFilter
+from dasrec.generative.decoding.search import constrained_beam_search
+from dasrec.generative.decoding.trie import SidTrie
 
 SIZES = (3, 3, 4)
 TOKENS = [np.arange(0, 3), np.arange(3, 6), np.arange(6, 10)]

@@ -10,11 +10,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from dasrec.generative.exhaustive import score_items
-from dasrec.generative.head import LevelHead, Normalize
-from dasrec.generative.processors import SidTrieLogitsProcessor, prefix_allowed_tokens_fn
-from dasrec.generative.search import SearchResult, constrained_beam_search
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.exhaustive import score_items
+from dasrec.generative.decoding.head import LevelHead, Normalize
+from dasrec.generative.decoding.processors import SidTrieLogitsProcessor, prefix_allowed_tokens_fn
+from dasrec.generative.decoding.search import SearchResult, constrained_beam_search
+from dasrec.generative.decoding.trie import SidTrie
 
 VOCAB, NUM_ITEMS = 60, 70
 SIZES = (6, 5, 7)

@@ -7,14 +7,14 @@ from tests.generative.world import World, make_corpus, make_sids
 
 from dasrec.core import Ragged
 from dasrec.generative import SequenceBuilder, SidVocabulary, add_sid_tokens, load_vocabulary
-from dasrec.generative.base_model import ScratchConfig, _train_tokenizer
-from dasrec.generative.batches import LengthGroupedBatches, SequenceCollator
-from dasrec.generative.sequences import (
+from dasrec.generative.data.batches import LengthGroupedBatches, SequenceCollator
+from dasrec.generative.data.sequences import (
     IGNORE,
     sequence_dataset,
     text_dataset,
     training_windows,
 )
+from dasrec.generative.model.base_model import ScratchConfig, _train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -32,10 +32,10 @@ from dasrec.generative import (
     retrieve,
     sft,
 )
-from dasrec.generative.base_model import base_inputs, build_base_model
-from dasrec.generative.exhaustive import score_items
-from dasrec.generative.loss import SidLoss
-from dasrec.generative.sequences import IGNORE, sequence_dataset, text_dataset
+from dasrec.generative.data.sequences import IGNORE, sequence_dataset, text_dataset
+from dasrec.generative.decoding.exhaustive import score_items
+from dasrec.generative.model.base_model import base_inputs, build_base_model
+from dasrec.generative.training.loss import SidLoss
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
@@ -212,7 +212,7 @@ def test_a_named_base_keeps_its_text_rows_and_loses_its_sampling_defaults(
 
 
 def _plain_tokenizer(world: World) -> Any:
-    from dasrec.generative.base_model import ScratchConfig, _train_tokenizer
+    from dasrec.generative.model.base_model import ScratchConfig, _train_tokenizer
 
     return _train_tokenizer(ScratchConfig(text_vocab_size=280), world.corpus)
 

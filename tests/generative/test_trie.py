@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dasrec.generative.processors import SidTrieLogitsProcessor, prefix_allowed_tokens_fn
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.processors import SidTrieLogitsProcessor, prefix_allowed_tokens_fn
+from dasrec.generative.decoding.trie import SidTrie
 
 SIZES = (4, 3, 5)
 

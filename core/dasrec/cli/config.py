@@ -18,9 +18,9 @@ from dasrec.core.embed import EmbedConfig
 from dasrec.core.prepare import PrepareConfig
 from dasrec.core.synthetic import SyntheticConfig
 from dasrec.eval.report import EvalConfig
-from dasrec.generative.pretrain import PretrainConfig
 from dasrec.generative.retrieve import RetrieveConfig
-from dasrec.generative.sft import SftConfig
+from dasrec.generative.training.pretrain import PretrainConfig
+from dasrec.generative.training.sft import SftConfig
 from dasrec.ranking import RankingConfig, RerankConfig
 from dasrec.tokenizer import AssignConfig, TokenizerConfig
 

@@ -362,7 +362,7 @@ class Run:
 
     def _generator(self, name: str, corpus: Corpus, sids: SemanticIds) -> None:
         from dasrec.generative import pretrain, retrieve, sft
-        from dasrec.generative.base_model import base_inputs
+        from dasrec.generative.model.base_model import base_inputs
 
         section, seed = self.config.generator, self.config.seed
         assert section is not None

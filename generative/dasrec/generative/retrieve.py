@@ -24,12 +24,12 @@ from dasrec.core import (
     write_recommendations,
 )
 from dasrec.core.corpus import ExcludeSeen, Split
-from dasrec.generative.head import LevelHead
-from dasrec.generative.load import Generator, load_generator
-from dasrec.generative.search import constrained_beam_search
-from dasrec.generative.sequences import SequenceBuilder, TokenSequences
-from dasrec.generative.trie import SidTrie
-from dasrec.generative.vocabulary import SidVocabulary
+from dasrec.generative.data.sequences import SequenceBuilder, TokenSequences
+from dasrec.generative.decoding.head import LevelHead
+from dasrec.generative.decoding.search import constrained_beam_search
+from dasrec.generative.decoding.trie import SidTrie
+from dasrec.generative.model.load import Generator, load_generator
+from dasrec.generative.model.vocabulary import SidVocabulary
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.trie import SidTrie
 
 Ragged = Sequence[Sequence[int] | npt.NDArray[np.integer] | Tensor]
 

@@ -24,20 +24,20 @@ from dasrec.core import (
     work_dir,
     write_artifact,
 )
-from dasrec.generative.base_model import load_base
-from dasrec.generative.load import ADAPTER, POINTER
+from dasrec.generative.data.config import DataConfig
+from dasrec.generative.model.base_model import load_base
+from dasrec.generative.model.load import ADAPTER, POINTER
+from dasrec.generative.model.vocabulary import SidVocabulary, load_vocabulary
 from dasrec.generative.options import check_options, field_names
-from dasrec.generative.trainer import (
+from dasrec.generative.training.trainer import (
     PRIMARY,
     SET_BY_US,
-    DataConfig,
     ProgressLog,
     SidTrainerMixin,
     last_checkpoint,
     plan_training,
     trainer_arguments,
 )
-from dasrec.generative.vocabulary import SidVocabulary, load_vocabulary
 
 log = logging.getLogger(__name__)
 

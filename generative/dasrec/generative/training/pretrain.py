@@ -23,16 +23,16 @@ from dasrec.core import (
     work_dir,
     write_artifact,
 )
-from dasrec.generative.base_model import (
+from dasrec.generative.data.config import DataConfig
+from dasrec.generative.model.base_model import (
     BaseModelConfig,
     base_inputs,
     build_base_model,
     pin_generation,
 )
 from dasrec.generative.options import check_options, field_names
-from dasrec.generative.trainer import (
+from dasrec.generative.training.trainer import (
     SET_BY_US,
-    DataConfig,
     ProgressLog,
     SidTrainerMixin,
     last_checkpoint,

@@ -19,9 +19,9 @@ from transformers import (
 
 from dasrec.core import Corpus, Manifest, SemanticIds, StageConfig, seed_everything
 from dasrec.core.artifacts import file_sha256
+from dasrec.generative.data.sequences import catalogue_texts
+from dasrec.generative.model.vocabulary import SidVocabulary, add_sid_tokens
 from dasrec.generative.options import check_options
-from dasrec.generative.sequences import catalogue_texts
-from dasrec.generative.vocabulary import SidVocabulary, add_sid_tokens
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 
 from dasrec.core import Manifest, SemanticIds, load_manifest
-from dasrec.generative.base_model import load_base
-from dasrec.generative.vocabulary import SidVocabulary, load_vocabulary
+from dasrec.generative.model.base_model import load_base
+from dasrec.generative.model.vocabulary import SidVocabulary, load_vocabulary
 
 ADAPTER = "adapter"
 POINTER = "base.json"

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from dasrec.core import Corpus, SemanticIds, StageConfig, generator
+from dasrec.core import Corpus, SemanticIds, generator
 from dasrec.eval.ranking_metrics import ranking_metrics
-from dasrec.generative.batches import LengthGroupedBatches, SequenceCollator
-from dasrec.generative.loss import SidLoss
+from dasrec.generative.data.batches import LengthGroupedBatches, SequenceCollator
+from dasrec.generative.data.config import DataConfig
+from dasrec.generative.data.sequences import SequenceBuilder, sequence_dataset, text_dataset
+from dasrec.generative.model.vocabulary import SidVocabulary
 from dasrec.generative.retrieve import (
     RetrieveConfig,
     build_trie,
@@ -24,8 +25,7 @@ from dasrec.generative.retrieve import (
     query_prompts,
     seen_items,
 )
-from dasrec.generative.sequences import SequenceBuilder, sequence_dataset, text_dataset
-from dasrec.generative.vocabulary import SidVocabulary
+from dasrec.generative.training.loss import SidLoss
 
 log = logging.getLogger(__name__)
 
@@ -44,31 +44,6 @@ SET_BY_US = (
     "dataloader_drop_last",
 )
 """Trainer options that the stage needs for itself (smoothing has a field of its own)."""
-
-
-class DataConfig(StageConfig):
-    """What the model is trained and validated on."""
-
-    max_history: int = Field(20, ge=1)
-    """Items of context at most; longer histories are cut into windows."""
-
-    user_dropout: float = Field(0.3, ge=0, le=1)
-    """Share of training sequences whose user SID is hidden."""
-
-    text_fraction: float = Field(0.1, ge=0, le=1)
-    """Share of the item text <-> SID examples drawn per epoch; 0 trains on behaviour only."""
-
-    max_text_tokens: int = Field(32, ge=1)
-    """Text tokens per item at most."""
-
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Label smoothing of the token losses."""
-
-    validation_queries: int = Field(2000, ge=0)
-    """Validation queries (a fixed random subset) that choose the best epoch; 0 keeps the last."""
-
-    validation_beams: int = Field(20, ge=1)
-    """Beams of the validation lists."""
 
 
 class Validator:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from dasrec.core import generator
-from dasrec.generative.sequences import IGNORE
+from dasrec.generative.data.sequences import IGNORE
 
 
 class LengthGroupedBatches(Sampler[list[int]]):

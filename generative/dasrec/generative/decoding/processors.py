@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.trie import SidTrie
 
 
 class SidTrieLogitsProcessor:

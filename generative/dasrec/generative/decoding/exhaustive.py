@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from dasrec.generative.beams import check_length, check_prompts, prompt_positions
-from dasrec.generative.head import LevelHead, Normalize
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.beams import check_length, check_prompts, prompt_positions
+from dasrec.generative.decoding.head import LevelHead, Normalize
+from dasrec.generative.decoding.trie import SidTrie
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from dasrec.generative.head import LevelHead
+from dasrec.generative.decoding.head import LevelHead
 
 Mode = Literal["auto", "tree", "expand"]
 

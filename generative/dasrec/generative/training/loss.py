@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
-from dasrec.generative.sequences import IGNORE
-from dasrec.generative.vocabulary import SidVocabulary
+from dasrec.generative.data.sequences import IGNORE
+from dasrec.generative.model.vocabulary import SidVocabulary
 
 TEXT = -1
 """Level of a token that is not an item's code."""

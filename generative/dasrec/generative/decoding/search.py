@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.beams import Beams, Mode, check_length, check_prompts, start_beams
-from dasrec.generative.filters import ItemFilter, Ragged
-from dasrec.generative.head import LevelHead, Normalize
-from dasrec.generative.trie import SidTrie
+from dasrec.generative.decoding.beams import Beams, Mode, check_length, check_prompts, start_beams
+from dasrec.generative.decoding.filters import ItemFilter, Ragged
+from dasrec.generative.decoding.head import LevelHead, Normalize
+from dasrec.generative.decoding.trie import SidTrie
 
 _NEVER = float("-inf")
 

@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from dasrec.core import Corpus, Ragged, SemanticIds
 from dasrec.core.texts import ITEM_COLUMNS, item_texts
-from dasrec.generative.vocabulary import SidVocabulary
+from dasrec.generative.model.vocabulary import SidVocabulary
 
 IGNORE = -100
 """Label of a position without loss (the convention of transformers)."""

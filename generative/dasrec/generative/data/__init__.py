@@ -1,0 +1,1 @@
+"""Corpus and SIDs -> token sequences, tasks and batches."""

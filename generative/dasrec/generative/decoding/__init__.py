@@ -1,0 +1,1 @@
+"""Beam search under the trie of SIDs, usable with any causal LM of transformers."""

@@ -1,0 +1,1 @@
+"""The decoder LM: where it comes from, its SID tokens, loading it again."""

@@ -1,0 +1,1 @@
+"""Training stages, and the loss and trainer they share."""
