@@ -35,6 +35,8 @@ class SidVocabulary:
     """Token id of each control token."""
     sids_fingerprint: str
     """Fingerprint of the SemanticIds that the tokens stand for."""
+    has_text: bool = True
+    """Whether the tokenizer also reads text; see `BaseModelConfig.sid_vocabulary_only`."""
 
     @property
     def new_token_ids(self) -> list[int]:
@@ -90,6 +92,7 @@ class SidVocabulary:
                     "user_levels": self.user_levels,
                     "control": self.control,
                     "sids_fingerprint": self.sids_fingerprint,
+                    "has_text": self.has_text,
                 }
             )
         )
@@ -103,16 +106,23 @@ def load_vocabulary(directory: str | Path) -> SidVocabulary:
         tuple(map(tuple, values["user_levels"])),
         values["control"],
         values["sids_fingerprint"],
+        values.get("has_text", True),  # absent from files of earlier versions
     )
 
 
-def add_sid_tokens(tokenizer: Any, sids: SemanticIds) -> SidVocabulary:
+def add_sid_tokens(tokenizer: Any, sids: SemanticIds, *, has_text: bool = True) -> SidVocabulary:
     """Add one token per (side, level, code) and the control tokens to a Hugging Face tokenizer.
 
     Added tokens are atomic and not "special", so `skip_special_tokens` keeps them readable.
 
+    Args:
+        tokenizer: gets the tokens.
+        sids: what they stand for.
+        has_text: whether the tokenizer reads text beside them.
+
     Raises:
-        ValueError: the tokenizer already holds SID tokens of another table.
+        ValueError: the tokenizer already holds tokens of these names, or gives new tokens ids
+            that are taken.
     """
     levels = {"i": sids.items.level_sizes, "u": sids.users.level_sizes if sids.users else ()}
     names = {
@@ -131,13 +141,20 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds) -> SidVocabulary:
         raise ValueError(
             f"the tokenizer already has SID tokens ({taken[0]}); start from the plain base model"
         )
+    ids_before = set(known.values())
     tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in flat])
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in flat}
+    if shared := [name for name in flat if ids[name] in ids_before]:
+        raise ValueError(
+            f"the tokenizer gave {shared[0]} the id {ids[shared[0]]}, which another token has: its "
+            "vocabulary has gaps; take another base model"
+        )
     return SidVocabulary(
         item_levels=tuple(tuple(ids[name] for name in level) for level in names["i"]),
         user_levels=tuple(tuple(ids[name] for name in level) for level in names["u"]),
         control={name: ids[token] for name, token in control.items()},
         sids_fingerprint=sids.fingerprint,
+        has_text=has_text,
     )
 
 
