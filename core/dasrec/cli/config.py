@@ -12,15 +12,13 @@ from dasrec.baselines import (
     SasrecConfig,
     SasrecRecommendConfig,
 )
+from dasrec.cli.generator_config import MAIN, GeneratorConfig, check_chain
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.descriptions_stage import DescribeConfig
 from dasrec.core.embed import EmbedConfig
 from dasrec.core.prepare import PrepareConfig
 from dasrec.core.synthetic import SyntheticConfig
 from dasrec.eval.report import EvalConfig
-from dasrec.generative.retrieve import RetrieveConfig
-from dasrec.generative.training.pretrain import PretrainConfig
-from dasrec.generative.training.sft import SftConfig
 from dasrec.ranking import RankingConfig, RerankConfig
 from dasrec.tokenizer import AssignConfig, TokenizerConfig
 
@@ -41,19 +39,6 @@ class BaselinesConfig(StageConfig):
 
     sasrec_lists: SasrecRecommendConfig = SasrecRecommendConfig()
     """Its lists."""
-
-
-class GeneratorConfig(StageConfig):
-    """The generator, trained once per tokenizer."""
-
-    pretrain: PretrainConfig
-    """Base model and full training."""
-
-    sft: SftConfig | None = SftConfig()
-    """LoRA fine-tuning; null generates from the pretrained base model as it is."""
-
-    retrieve: RetrieveConfig = RetrieveConfig()
-    """Generation of the lists that are evaluated."""
 
 
 class RankConfig(StageConfig):
@@ -100,7 +85,11 @@ class RunConfig(StageConfig):
     """How SIDs are given out, for all tokenizers."""
 
     generator: GeneratorConfig | None = None
-    """The generator; without it the run stops at the semantic IDs."""
+    """The generator; without one the run stops at the semantic IDs."""
+
+    generators: dict[str, GeneratorConfig] = Field(default_factory=dict)
+    """More of them by variant name, trained on the SIDs of each tokenizer for comparison. Their
+    artifacts and lists are named `TOKENIZER.VARIANT`."""
 
     ranking: RankConfig | None = None
     """The CTR model; without it no ranking is done."""
@@ -110,9 +99,14 @@ class RunConfig(StageConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
+        for section in ("tokenizers", "generators"):
+            for name in getattr(self, section):
+                if not re.fullmatch(r"[a-z0-9_]+", name):
+                    raise ValueError(f"{section}: '{name}': use lower-case letters, digits and _")
+        if MAIN in self.generators:
+            raise ValueError(f"generators: '{MAIN}' is the name of the section 'generator'")
+        check_chain(self.generator, self.generators)
         for name in self.tokenizers:
-            if not re.fullmatch(r"[a-z0-9_]+", name):
-                raise ValueError(f"tokenizers: '{name}': use lower-case letters, digits and _")
             if name in BASELINES:
                 raise ValueError(f"tokenizers: '{name}' is the name of a baseline; choose another")
         if self.embed.reads_descriptions and self.describe is None:
@@ -126,12 +120,20 @@ class RunConfig(StageConfig):
                 f"ranking.tokenizer: '{self.ranking.tokenizer}' is not in tokenizers ({known})"
             )
         widest = max(self.eval.ks)
-        if self.generator is not None and self.generator.retrieve.num_items < widest:
-            raise ValueError(
-                f"generator.retrieve.num_items must be at least max(eval.ks) = {widest}, "
-                f"got {self.generator.retrieve.num_items}"
-            )
+        for name, generator in self.all_generators.items():
+            if generator.retrieve.num_items < widest:
+                section = "generator" if name == MAIN else f"generators.{name}"
+                raise ValueError(
+                    f"{section}.retrieve.num_items must be at least max(eval.ks) = {widest}, "
+                    f"got {generator.retrieve.num_items}"
+                )
         return self
+
+    @property
+    def all_generators(self) -> dict[str, GeneratorConfig]:
+        """By variant; the section `generator` is the variant "main"."""
+        main = {} if self.generator is None else {MAIN: self.generator}
+        return main | self.generators
 
 
 def load_run_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -34,6 +34,13 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw dat
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="Tokenizer to treat (repeat for several).")
 ]
+Generators = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--generator",
+        help="Generator to treat, a key of the config's `generators` or main (repeat for several).",
+    ),
+]
 FittedOn = Annotated[
     Path | None,
     typer.Option(
@@ -59,6 +66,7 @@ def run(
     out: Out = Path("runs/default"),
     data: Data = None,
     method: Methods = None,
+    generator: Generators = None,
     fitted_on: FittedOn = None,
     record: Annotated[
         Path | None,
@@ -79,7 +87,7 @@ def run(
 
     check_topic(topic)
     settings = load_run_config(config, overrides)
-    plan = Run(settings, out, data, methods=method, fitted_on=fitted_on)
+    plan = Run(settings, out, data, methods=method, variants=generator, fitted_on=fitted_on)
     plan.execute()
     show_summary(plan, _console())
     if record is not None:
@@ -109,11 +117,13 @@ def _stage_command(stage: str, text: str) -> None:
         out: Out = Path("runs/default"),
         data: Data = None,
         method: Methods = None,
+        generator: Generators = None,
     ) -> None:
         from dasrec.cli.config import load_run_config
         from dasrec.cli.pipeline import Run
 
-        Run(load_run_config(config, overrides), out, data, {stage}, method).execute()
+        settings = load_run_config(config, overrides)
+        Run(settings, out, data, {stage}, method, generator).execute()
 
     app.command(stage, help=f"{text} (one stage; its inputs are read from --out).")(command)
 
@@ -127,13 +137,14 @@ def _extending_command(stage: str, text: str) -> None:
         out: Out = Path("runs/default"),
         data: Data = None,
         method: Methods = None,
+        generator: Generators = None,
         published: Published = None,
     ) -> None:
         from dasrec.cli.config import load_run_config
         from dasrec.cli.pipeline import Run
 
         settings = load_run_config(config, overrides)
-        Run(settings, out, data, {stage}, method, published=published).execute()
+        Run(settings, out, data, {stage}, method, generator, published=published).execute()
 
     app.command(stage, help=f"{text} (one stage; its inputs are read from --out).")(command)
 

@@ -16,6 +16,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dasrec.cli.config import BASELINES, RunConfig
+from dasrec.cli.generator_config import MAIN
+from dasrec.cli.generator_steps import GeneratorSteps, full_name, split_name
 from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.core.descriptions import Descriptions, load_descriptions
@@ -50,7 +52,8 @@ class Run:
     """A run directory and the stages that fill it.
 
     Layout: corpus/, descriptions/, embeddings/, tokenizers/NAME, sids/NAME, bases/NAME,
-    generators/NAME, recommendations/METHOD, rankers/NAME, reports/METHOD.
+    generators/NAME, recommendations/METHOD, rankers/NAME, reports/METHOD. The models and lists of
+    a generator variant are named TOKENIZER.VARIANT.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Run:
         data_dir: Path | None = None,
         only: Collection[str] | None = None,
         methods: Collection[str] | None = None,
+        variants: Collection[str] | None = None,
         fitted_on: Path | None = None,
         published: Path | None = None,
     ) -> None:
@@ -71,12 +75,13 @@ class Run:
             data_dir: raw data; not needed where `config.synthetic` is set.
             only: stages to execute; the others' artifacts must exist. None = all.
             methods: tokenizers to treat; None = all of the config, and the baselines.
+            variants: generators to treat ("main" for the section `generator`); None = all.
             fitted_on: an Embeddings artifact whose encoders are used; None = fit them.
             published: the run directory of an earlier catalogue: its SIDs are extended, its
                 tokenizers and generators used; None = those of this run.
 
         Raises:
-            ValueError: no data, or an unknown method.
+            ValueError: no data, or an unknown method or variant.
         """
         unknown = set(methods or ()) - set(config.tokenizers)
         if unknown:
@@ -84,13 +89,22 @@ class Run:
                 f"--method {', '.join(sorted(unknown))}: not in tokenizers "
                 f"({', '.join(config.tokenizers)})"
             )
+        unknown = set(variants or ()) - set(config.all_generators)
+        if unknown:
+            raise ValueError(
+                f"--generator {', '.join(sorted(unknown))}: not in generators "
+                f"({', '.join(config.all_generators)})"
+            )
         if config.synthetic is None and data_dir is None and (only is None or "prepare" in only):
             raise ValueError(
                 f"{config.name}: this config reads raw data; give its folder with --data PATH"
             )
         self.config, self.out, self.data_dir = config, out, data_dir
         self.only, self.fitted_on, self.published = only, fitted_on, published
-        self.restricted = methods is not None
+        self.restricted = methods is not None or variants is not None
+        self.variants = [
+            name for name in config.all_generators if variants is None or name in variants
+        ]
         self.tokenizers = {
             name: section
             for name, section in config.tokenizers.items()
@@ -105,8 +119,8 @@ class Run:
         self._baselines(corpus)
         for name in self.tokenizers:
             sids = self._semantic_ids(name, corpus, embeddings)
-            if sids is not None and self.config.generator is not None:
-                self._generator(name, corpus, sids)
+            if sids is not None:
+                self.generators(name).run(corpus, sids, self.variants)
         self._rank(corpus)
         self._evaluate(corpus)
         self.seconds = self._read_seconds()  # with those of calls side by side
@@ -360,36 +374,22 @@ class Run:
         later = ("pretrain", "sft", "retrieve")
         return load_sids(out, corpus.manifest) if any(map(self._wanted, later)) else None
 
-    def _generator(self, name: str, corpus: Corpus, sids: SemanticIds) -> None:
-        from dasrec.generative import pretrain, retrieve, sft
-        from dasrec.generative.model.base_model import base_inputs
-
-        section, seed = self.config.generator, self.config.seed
-        assert section is not None
-        base, out = self.path("bases", name), self.path("recommendations", name)
-        inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
-        run = _bind(pretrain, section.pretrain, corpus, sids, base, seed=seed, replace=True)
-        of_base = inputs | base_inputs(section.pretrain.base)
-        self._step("pretrain", "base_model", base, section.pretrain.as_json(), of_base, run)
-        model = self.generator_path(name)
-        if section.sft is not None and self._wanted("sft"):
-            with_base = inputs | {"base_model": load_manifest(base, "base_model", inputs)}
-            run = _bind(sft, section.sft, base, corpus, sids, model, seed=seed, replace=True)
-            self._step("sft", "generator", model, section.sft.as_json(), with_base, run)
-        if self._wanted("retrieve"):
-            kind = "base_model" if section.sft is None else "generator"
-            # one of an earlier catalogue knows other inputs; `retrieve` asks whether it fits
-            made_from = inputs if self.published is None else {}
-            with_model = inputs | {"generator": load_manifest(model, kind, made_from)}
-            config = section.retrieve
-            run = _bind(retrieve, config, model, corpus, sids, out, seed=seed, replace=True)
-            self._step("retrieve", "recommendations", out, config.as_json(), with_model, run)
+    def generators(self, tokenizer: str) -> GeneratorSteps:
+        """The generators of a tokenizer."""
+        return GeneratorSteps(
+            tokenizer,
+            self.config.all_generators,
+            self.out,
+            self.published,
+            self._step,
+            self._wanted,
+            self.config.seed,
+        )
 
     def generator_path(self, name: str) -> Path:
-        """What generates the lists of a tokenizer: fine-tuned, or the base model without sft."""
-        section = self.config.generator
-        assert section is not None
-        return self._models("bases" if section.sft is None else "generators", name)
+        """What made the lists of a method: the model that a generator's stages end with."""
+        tokenizer, variant = split_name(name)
+        return self.generators(tokenizer).path(variant or MAIN)
 
     def _models(self, kind: str, name: str) -> Path:
         """A trained model: of this run, or of the earlier one whose SIDs are extended."""
@@ -412,8 +412,8 @@ class Run:
         run = _bind(train_ranker, section.train, corpus, sids, ranker, seed=seed, replace=True)
         self._step("rank", "ranking_model", ranker, section.train.as_json(), inputs, run)
         candidates = self.path("recommendations", section.tokenizer)
-        if self.config.generator is None:
-            return
+        if not candidates.exists():
+            return  # no generator
         out = self.path("recommendations", f"{section.tokenizer}_ranked")
         inputs["ranking_model"] = load_manifest(ranker, "ranking_model", inputs)
         inputs["candidates"] = load_manifest(candidates, "recommendations")
@@ -429,10 +429,9 @@ class Run:
         names = [name for name in BASELINES if getattr(section, name) is not None]
         if self.restricted:
             names = []
-        if self.config.generator is not None:
-            names += self.tokenizers
-            if ranking is not None and ranking.tokenizer in self.tokenizers:
-                names.append(f"{ranking.tokenizer}_ranked")
+        names += [full_name(name, variant) for name in self.tokenizers for variant in self.variants]
+        if ranking is not None and ranking.tokenizer in self.tokenizers:
+            names.append(f"{ranking.tokenizer}_ranked")
         return [name for name in names if self.path("recommendations", name).exists()]
 
     def _evaluate(self, corpus: Corpus) -> None:
@@ -443,7 +442,7 @@ class Run:
         config, seed = self.config.eval, self.config.seed
         for name in self.methods:
             lists, out = self.path("recommendations", name), self.path("reports", name)
-            sids_path = self.path("sids", name.removesuffix("_ranked"))
+            sids_path = self.path("sids", split_name(name.removesuffix("_ranked"))[0])
             sids = load_sids(sids_path, corpus.manifest) if sids_path.exists() else None
             inputs = {
                 "corpus": corpus.manifest,

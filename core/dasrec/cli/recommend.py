@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from dasrec.cli.generator_steps import split_name, trained_model
 from dasrec.core import Ragged, load_corpus, load_sids
 from dasrec.generative import (
     SequenceBuilder,
@@ -44,18 +45,17 @@ class Recommender:
 
         Args:
             run_dir: the run directory.
-            method: the tokenizer.
-            generator_path: a generator or base_model of this tokenizer; None takes the run's
-                fine-tuned generator, or the base model of a run without fine-tuning.
+            method: the tokenizer, or TOKENIZER.VARIANT for another generator than the main one.
+            generator_path: a generator or base_model of this tokenizer; None takes what the last
+                training stage of the run made.
 
         Raises:
             FileNotFoundError: a part of the run is missing.
             ValueError: the parts do not belong together.
         """
         self.corpus = load_corpus(run_dir / "corpus")
-        self.sids = load_sids(run_dir / "sids" / method, self.corpus.manifest)
-        tuned = run_dir / "generators" / method
-        path = generator_path or (tuned if tuned.exists() else run_dir / "bases" / method)
+        self.sids = load_sids(run_dir / "sids" / split_name(method)[0], self.corpus.manifest)
+        path = generator_path or trained_model(run_dir, method)
         self.generator = load_generator(path, self.sids)
         self.trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
         self.builder = SequenceBuilder(self.sids, self.generator.vocabulary)

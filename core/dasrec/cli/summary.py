@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dasrec.cli.generator_steps import full_name, split_name
 from dasrec.cli.pipeline import Run
 from dasrec.core.artifacts import Manifest, code_version, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
@@ -82,11 +83,13 @@ def _show_ranking(run: Run, console: Console) -> None:
 
 
 def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
-    if run.config.generator is None or not run.tokenizers:
+    if not run.variants or not run.tokenizers:
         return
     from dasrec.cli.recommend import Recommender, recommendation_table
 
-    method = next(iter(run.tokenizers))
+    variant = run.variants[0]
+    method = full_name(next(iter(run.tokenizers)), variant)
+    retrieve = run.config.all_generators[variant].retrieve
     recommender = Recommender(run.out, method, run.generator_path(method))
     queries = corpus.queries("test")
     users, first = np.unique(corpus.user_idx[queries], return_index=True)
@@ -97,8 +100,8 @@ def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
             corpus.users["user_id"][user],
             history,
             k=5,
-            num_beams=run.config.generator.retrieve.num_beams,
-            exclude_seen=run.config.generator.retrieve.exclude_seen != "never",
+            num_beams=retrieve.num_beams,
+            exclude_seen=retrieve.exclude_seen != "never",
         )
         for table in recommendation_table(found):
             console.print(table)
@@ -153,6 +156,8 @@ def record_results(
     corpus = load_manifest(run.path("corpus"), "corpus")
     data = [] if run.data_dir is None else ["--data", run.data_dir.resolve().name]
     chosen = [part for name in run.tokenizers for part in ("--method", name)]
+    if run.variants != list(run.config.all_generators):
+        chosen += [part for name in run.variants for part in ("--generator", name)]
     command = [
         "dasrec",
         "run",
@@ -166,7 +171,6 @@ def record_results(
         "command": typed(command),
         "data_sha256": corpus.inputs["raw"],
         "seed": run.config.seed,
-        "variant": variant,
     }
     strategy = run.config.prepare.split.method
     for name in run.methods:
@@ -177,20 +181,26 @@ def record_results(
             seconds=_seconds_of(run, name),
             more=_sid_figures(run, name),
             config_sha256=_config_sha256(run, name),
+            variant=variant or split_name(name)[1],
             **common,
         )
+        lines = [line.model_copy(update={"method": split_name(name)[0]}) for line in lines]
         append_results(folder, *lines)
     for name, manifest in _rankers(run).items():
-        figures = common | {"config_sha256": _config_sha256(run, name)}
+        figures = common | {"config_sha256": _config_sha256(run, name), "variant": variant}
         append_results(folder, *_ranking_lines(name, manifest, strategy, figures))
     sys.stderr.write(f"recorded in {folder}\n")
 
 
 def _config_sha256(run: Run, method: str) -> str:
-    """Digest of the config without the other tokenizers: what `method` was made with."""
+    """Digest of the config without the other tokenizers and generators: what made `method`."""
     config = run.config.as_json()
-    own = method.removesuffix("_ranked")
+    own, variant = split_name(method.removesuffix("_ranked"))
     config["tokenizers"] = {k: v for k, v in config["tokenizers"].items() if k == own}
+    kept: list[str | None] = [variant] if variant else []
+    while kept and (start := config["generators"].get(kept[-1], {}).get("after")):
+        kept.append(start)
+    config["generators"] = {k: v for k, v in config["generators"].items() if k in kept}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
@@ -206,7 +216,7 @@ def _seconds_of(run: Run, method: str) -> dict[str, float]:
 
 def _sid_figures(run: Run, name: str) -> dict[str, float]:
     """Figures of the SIDs by recorded name: `item/x` is x, `user/x` is user_x."""
-    path = run.path("sids", name)
+    path = run.path("sids", split_name(name)[0])
     if not path.exists():
         return {}
     return {

@@ -1,6 +1,7 @@
 """Open a trained generator: base model, adapter, tokenizer and SID vocabulary that fit together."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,8 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
         ValueError: the generator was built from other semantic IDs or another base model.
     """
     path = Path(path)
-    if (path / POINTER).exists():
-        manifest = load_manifest(path, "generator")
-        base_path = _base_of(path, manifest)
-    else:
-        manifest, base_path = load_manifest(path, "base_model"), path
+    manifest = generator_manifest(path)
+    base_path = _base_of(path, manifest) if manifest.kind == "generator" else path
     sids.check_built_from(path, manifest)
     vocabulary = load_vocabulary(base_path)
     vocabulary.check(sids)
@@ -51,6 +49,12 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
         model = PeftModel.from_pretrained(model, path / ADAPTER)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Generator(manifest, model, tokenizer, vocabulary)
+
+
+def generator_manifest(path: Path, built_from: Mapping[str, Manifest] = {}) -> Manifest:
+    """The manifest of what can generate, of either kind; see `dasrec.core.load_manifest`."""
+    kind = "generator" if (path / POINTER).exists() else "base_model"
+    return load_manifest(path, kind, built_from)
 
 
 def _base_of(path: Path, manifest: Manifest) -> Path:

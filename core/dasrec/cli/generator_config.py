@@ -1,0 +1,73 @@
+"""The generator's section of the run config: one generator, or several variants to compare."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from dasrec.core.config import StageConfig
+from dasrec.generative.retrieve import RetrieveConfig
+from dasrec.generative.training.pretrain import PretrainConfig
+from dasrec.generative.training.sft import SftConfig
+
+MAIN = "main"
+"""How `after` names the run's `generator`."""
+
+
+class GeneratorConfig(StageConfig):
+    """One generator, trained once per tokenizer, in up to two stages."""
+
+    after: str | None = None
+    """Start from what this other generator ends with ("main" or a key of `generators`)."""
+
+    pretrain: PretrainConfig | None = None
+    """Base model and training of all its weights; null only with `after`."""
+
+    sft: SftConfig | None = None
+    """Supervised fine-tuning, by LoRA or of all weights; null leaves it out."""
+
+    retrieve: RetrieveConfig = RetrieveConfig()
+    """Generation of the lists that are evaluated."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.after is None) == (self.pretrain is None):
+            raise ValueError("give either 'pretrain' or 'after' (the generator to go on from)")
+        if not self.stages:
+            raise ValueError("no stage to run: give sft with 'after'")
+        return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Training stages in their order."""
+        return tuple(name for name in ("pretrain", "sft") if getattr(self, name) is not None)
+
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether its model is an adapter on a base model rather than a model of its own."""
+        return self.sft is not None and self.sft.lora is not None
+
+
+def check_chain(main: GeneratorConfig | None, others: dict[str, GeneratorConfig]) -> None:
+    """Refuse variants that start from nothing, from each other, or fine-tune an adapter.
+
+    Raises:
+        ValueError: naming the variant and what is wrong.
+    """
+    known = {**({} if main is None else {MAIN: main}), **others}
+    if main is not None and main.after is not None:
+        raise ValueError("generator.after: the run's generator starts with pretrain")
+    for name, config in others.items():
+        seen = [name]
+        while (start := known[seen[-1]].after) is not None:
+            if start in seen or start not in known:
+                fault = "starts from itself" if start in seen else "is not there"
+                raise ValueError(
+                    f"generators.{name}.after: '{start}' {fault}; known: "
+                    f"{', '.join(k for k in known if k != name) or 'none'}"
+                )
+            seen.append(start)
+        if config.after is not None and config.sft and known[config.after].leaves_adapter:
+            raise ValueError(
+                f"generators.{name}.sft: '{config.after}' ends with an adapter, which sft cannot "
+                "go on from; start after one without sft"
+            )

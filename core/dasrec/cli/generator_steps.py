@@ -1,0 +1,139 @@
+"""Steps of `dasrec run` that train a tokenizer's generators and make their lists."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dasrec.cli.generator_config import MAIN, GeneratorConfig
+from dasrec.core.artifacts import Manifest, load_manifest
+from dasrec.core.corpus import Corpus
+from dasrec.core.semantic_ids import SemanticIds
+
+FOLDERS = {"pretrain": "bases", "sft": "generators"}
+"""Where a stage's model goes in the run directory, in the order of the stages."""
+
+Step = Callable[
+    [str, str, Path, Mapping[str, object], Mapping[str, Manifest], Callable[[], object]], None
+]
+"""stage, artifact kind, path, config, inputs, work: `Run.step`."""
+
+
+def full_name(tokenizer: str, variant: str) -> str:
+    """Name of a generator's artifacts and lists: that of the tokenizer, and its own if any."""
+    return tokenizer if variant == MAIN else f"{tokenizer}.{variant}"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The tokenizer and the variant ("" for the main generator) of a method's name."""
+    tokenizer, _, variant = name.partition(".")
+    return tokenizer, variant
+
+
+def trained_model(root: Path, name: str) -> Path:
+    """Where the model that ends a generator's stages lies: the last stage that is there."""
+    found = [root / folder / name for folder in FOLDERS.values()]
+    return next((path for path in reversed(found) if path.exists()), found[0])
+
+
+class GeneratorSteps:
+    """All generators of one tokenizer."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        generators: Mapping[str, GeneratorConfig],
+        out: Path,
+        published: Path | None,
+        step: Step,
+        wanted: Callable[[str], bool],
+        seed: int,
+    ) -> None:
+        """Remember where and how to run them.
+
+        Args:
+            tokenizer: whose SIDs the generators speak.
+            generators: by variant, "main" for the run's own.
+            out: the run directory.
+            published: directory of an earlier run whose generators are used; None = this one.
+            step: runs a stage unless its artifact is up to date.
+            wanted: whether a stage is asked for.
+            seed: of every stage.
+        """
+        self.tokenizer, self.generators = tokenizer, generators
+        self.out, self.published = out, published
+        self.step, self.wanted, self.seed = step, wanted, seed
+
+    def run(self, corpus: Corpus, sids: SemanticIds, chosen: list[str]) -> None:
+        """Train the chosen variants, those that they start from first, and make their lists."""
+        done: set[str] = set()
+        for variant in chosen:
+            self._train(variant, corpus, sids, done)
+            if self.wanted("retrieve"):
+                self._retrieve(variant, corpus, sids)
+
+    def path(self, variant: str) -> Path:
+        """The model that a variant ends with."""
+        folder = FOLDERS[self.generators[variant].stages[-1]]
+        return (self.published or self.out) / folder / full_name(self.tokenizer, variant)
+
+    def _train(self, variant: str, corpus: Corpus, sids: SemanticIds, done: set[str]) -> None:
+        config = self.generators[variant]
+        if variant in done:
+            return
+        done.add(variant)
+        if config.after is not None:
+            self._train(config.after, corpus, sids, done)
+        if config.pretrain is not None and self.wanted("pretrain"):
+            self._pretrain(variant, corpus, sids)
+        if config.sft is not None and self.wanted("sft"):
+            self._sft(variant, corpus, sids)
+
+    def _before(self, variant: str, stage: str) -> Path:
+        """The model that a stage of a variant starts from."""
+        config = self.generators[variant]
+        place = config.stages.index(stage)
+        if place == 0:
+            assert config.after is not None
+            return self.path(config.after)
+        return self.out / FOLDERS[config.stages[place - 1]] / full_name(self.tokenizer, variant)
+
+    def _pretrain(self, variant: str, corpus: Corpus, sids: SemanticIds) -> None:
+        from dasrec.generative import pretrain
+        from dasrec.generative.model.base_model import base_inputs
+
+        config = self.generators[variant].pretrain
+        assert config is not None
+        out = self.out / FOLDERS["pretrain"] / full_name(self.tokenizer, variant)
+        inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
+        inputs |= base_inputs(config.base)
+        self.step(
+            "pretrain", "base_model", out, config.as_json(), inputs,
+            lambda: pretrain(config, corpus, sids, out, seed=self.seed, replace=True),
+        )  # fmt: skip
+
+    def _sft(self, variant: str, corpus: Corpus, sids: SemanticIds) -> None:
+        from dasrec.generative import sft
+
+        config, base = self.generators[variant].sft, self._before(variant, "sft")
+        assert config is not None
+        out = self.out / FOLDERS["sft"] / full_name(self.tokenizer, variant)
+        inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
+        inputs["base_model"] = load_manifest(base, "base_model", inputs)
+        self.step(
+            "sft", "generator" if config.lora else "base_model", out, config.as_json(), inputs,
+            lambda: sft(config, base, corpus, sids, out, seed=self.seed, replace=True),
+        )  # fmt: skip
+
+    def _retrieve(self, variant: str, corpus: Corpus, sids: SemanticIds) -> None:
+        from dasrec.generative import retrieve
+        from dasrec.generative.model.load import generator_manifest
+
+        config, model = self.generators[variant].retrieve, self.path(variant)
+        out = self.out / "recommendations" / full_name(self.tokenizer, variant)
+        inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
+        # one of an earlier catalogue knows other inputs; `retrieve` asks whether it fits
+        made_from = inputs if self.published is None else {}
+        inputs = inputs | {"generator": generator_manifest(model, made_from)}
+        self.step(
+            "retrieve", "recommendations", out, config.as_json(), inputs,
+            lambda: retrieve(config, model, corpus, sids, out, seed=self.seed, replace=True),
+        )  # fmt: skip
