@@ -7,16 +7,9 @@ devices. Gradients are averaged, so that rows count once (see `gather`).
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
-
-def processes() -> PartialState:
-    """The processes of this run; one, unless a launcher started it."""
-    # Left to itself, accelerate takes CPU processes for single ones.
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=cpu)
+from dasrec.core.processes import processes
 
 
 def share(x_BX: Tensor) -> Tensor:

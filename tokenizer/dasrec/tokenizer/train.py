@@ -27,10 +27,10 @@ from dasrec.core import (
     work_dir,
     write_artifact,
 )
+from dasrec.core.processes import processes
 from dasrec.core.training import fit
 from dasrec.tokenizer.methods import METHODS, TokenizerConfig
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes
-from dasrec.tokenizer.parallel import processes
 from dasrec.tokenizer.trainer import Optimizing, Trainer
 from dasrec.tokenizer.warm_start import warm_start_from
 
