@@ -22,8 +22,8 @@ def check_topic(topic: str) -> None:
         raise ValueError(f"topic: expected lower-case letters, digits and _, got '{topic}'")
 
 
-class ResultLine(StageConfig):
-    """One figure-bearing run: one line of a topic's file."""
+class Line(StageConfig):
+    """What every line says: what was measured, on what, by which command, where and when."""
 
     topic: str
     """Names the file: ladder, tokenizers, generator, ranking, debias, ..."""
@@ -31,26 +31,16 @@ class ResultLine(StageConfig):
     """E.g. "amazon_beauty_2014"."""
     protocol: str
     """How the data was split and ranked, e.g. "leave_one_out/full/item"."""
-    method: str
-    """E.g. "das", "sasrec", "popularity"."""
-    variant: str = ""
-    """What else tells this run from others of the method, e.g. "lora_sft"."""
-    seed: int
-    """Seed of the run."""
     split: Split
     """Where the metrics were measured."""
-    metrics: dict[str, float]
-    """`name`, `name@K` and, for a slice, `name@K[slice]`."""
+    method: str
+    """E.g. "das", "sasrec", "popularity"."""
     users: int = Field(ge=0)
-    """How many users the metrics without a slice are about."""
-    seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall-clock seconds per stage."""
+    """How many users the metrics (without a slice) are about."""
     hardware: str
     """E.g. "2 CPU cores, 24 GiB"."""
     command: str
     """What to type to get the figure again."""
-    config_sha256: str
-    """Digest of the resolved config."""
     data_sha256: str
     """Digest of the input data."""
     code: str
@@ -64,6 +54,27 @@ class ResultLine(StageConfig):
         check_topic(topic)
         return topic
 
+    @field_validator("date")
+    @classmethod
+    def _iso(cls, date: str) -> str:
+        datetime.fromisoformat(date)
+        return date
+
+
+class ResultLine(Line):
+    """One figure-bearing run: one line of a topic's file."""
+
+    variant: str = ""
+    """What else tells this run from others of the method, e.g. "lora_sft"."""
+    seed: int
+    """Seed of the run."""
+    metrics: dict[str, float]
+    """`name`, `name@K` and, for a slice, `name@K[slice]`."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock seconds per stage."""
+    config_sha256: str
+    """Digest of the resolved config."""
+
     @field_validator("metrics")
     @classmethod
     def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
@@ -74,39 +85,21 @@ class ResultLine(StageConfig):
                 raise ValueError(f"'{name}' is {value}; leave out what has no value")
         return metrics
 
-    @field_validator("date")
-    @classmethod
-    def _iso(cls, date: str) -> str:
-        datetime.fromisoformat(date)
-        return date
-
     @property
     def run(self) -> tuple[str, str, str, str, int]:
         """What a later line of the same run replaces."""
         return (self.dataset, self.protocol, self.method, self.variant, self.seed)
 
 
-class ComparisonLine(StageConfig):
+class ComparisonLine(Line):
     """One method against a baseline on the same queries, see `dasrec.eval.paired`."""
 
-    topic: str
-    """As in `ResultLine`."""
-    dataset: str
-    """As in `ResultLine`."""
-    protocol: str
-    """As in `ResultLine`."""
-    split: Split
-    """Where the metric was measured."""
     metric: str
     """E.g. "ndcg@10"."""
     baseline: str
     """What every other method is compared with."""
-    method: str
-    """The other method."""
     seeds: tuple[int, ...]
     """Runs that were pooled, by seed."""
-    users: int = Field(ge=0)
-    """Users drawn in the resampling."""
     mean_baseline: float
     """Mean over queries and seeds."""
     mean_method: float
@@ -121,28 +114,6 @@ class ComparisonLine(StageConfig):
     """Two-sided, of the randomisation test."""
     p_holm: float
     """Adjusted over the methods compared in one call by this metric."""
-    hardware: str
-    """As in `ResultLine`."""
-    command: str
-    """What to type to get the figure again."""
-    data_sha256: str
-    """Digest of the input data."""
-    code: str
-    """Version and commit."""
-    date: str
-    """UTC, ISO 8601."""
-
-    @field_validator("topic")
-    @classmethod
-    def _file_name(cls, topic: str) -> str:
-        check_topic(topic)
-        return topic
-
-    @field_validator("date")
-    @classmethod
-    def _iso(cls, date: str) -> str:
-        datetime.fromisoformat(date)
-        return date
 
     @property
     def run(self) -> tuple[str, ...]:
