@@ -4,12 +4,24 @@ Shape letters: B click pairs, U users and I items of the click pairs.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dasrec.tokenizer.alignment import negatives
 from dasrec.tokenizer.pairs import Batch
+
+
+class ClickSide(NamedTuple):
+    """A batch's clicks from one side: own = items and other = users, or the reverse."""
+
+    own_B: Tensor
+    other_B: Tensor
+    negatives: Tensor
+    """(own, other), see `Clicks`; its rows are the own side's clicked ones."""
+    pairs: Tensor
+    """Co-occurring pairs of the own side."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,14 @@ class Clicks:
     def num_users(self) -> int:
         """Users of the click pairs."""
         return len(self.negatives_UI)
+
+    def side(self, name: str) -> "ClickSide":
+        """The clicks as seen from the items ("item") or the users ("user")."""
+        if name == "item":
+            columns = self.click_items_B, self.click_users_B, self.negatives_IU, self.item_pairs
+        else:
+            columns = self.click_users_B, self.click_items_B, self.negatives_UI, self.user_pairs
+        return ClickSide(*columns)
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device | str = "cpu") -> "Clicks":

@@ -18,7 +18,7 @@ from dasrec.tokenizer import alignment
 from dasrec.tokenizer.autoencoder import rq_vae
 from dasrec.tokenizer.clicks import Clicks
 from dasrec.tokenizer.config import AutoencoderConfig, Count, Fraction, Positive, Size, Weight
-from dasrec.tokenizer.icdm import Icdm, IcdmConfig
+from dasrec.tokenizer.icdm import Factors, Icdm, IcdmConfig
 from dasrec.tokenizer.objective import Data, Objective, Phase, Sides, Sizes, Step, semantic_losses
 from dasrec.tokenizer.pairs import PairSampler
 from dasrec.tokenizer.projector import Projector
@@ -196,7 +196,7 @@ class Das(Objective):
         items, users, clicks = batch
         if step.phase == "cf_first":
             assert clicks is not None
-            return self._cf_losses(clicks)
+            return self._cf_losses(*self._factors(clicks), clicks)
         x_items, x_users = self.data.items_IX[items], self.data.users_UX[users]
         if step.phase == "align_first":
             assert clicks is not None
@@ -221,10 +221,13 @@ class Das(Objective):
         z, losses = side(x, quantize=quantize, decoded=decoded)
         return z, semantic_losses(name, losses, self.config.commitment, self.config.entropy)
 
-    def _cf_losses(self, clicks: Clicks) -> dict[str, Tensor]:
+    def _factors(self, clicks: Clicks) -> tuple[Factors, Factors]:
         assert self.icdm is not None
-        user = self.icdm.users(clicks.users[: clicks.num_users])
-        item = self.icdm.items(clicks.items)
+        users = self.icdm.users(clicks.users[: clicks.num_users])
+        return users, self.icdm.items(clicks.items)
+
+    def _cf_losses(self, user: Factors, item: Factors, clicks: Clicks) -> dict[str, Tensor]:
+        assert self.icdm is not None
         losses = self.icdm.losses(user, item, clicks)
         return {f"cf/{name}": self.config.alpha * loss for name, loss in losses.items()}
 
@@ -234,12 +237,10 @@ class Das(Objective):
         config, losses = self.config, dict[str, Tensor]()
         cf_users = cf_items = None
         if self.icdm is not None:
-            user = self.icdm.users(clicks.users[: clicks.num_users])
-            item = self.icdm.items(clicks.items)
+            user, item = self._factors(clicks)
             cf_users, cf_items = self.icdm.target(user), self.icdm.target(item)
             if config.alpha > 0 and config.schedule == "one_stage":
-                terms = self.icdm.losses(user, item, clicks)
-                losses |= {f"cf/{name}": config.alpha * loss for name, loss in terms.items()}
+                losses |= self._cf_losses(user, item, clicks)
             if config.alignment.cf_stopgrad or config.schedule == "cf_first":
                 cf_users, cf_items = cf_users.detach(), cf_items.detach()
         beta = config.beta
@@ -247,55 +248,34 @@ class Das(Objective):
             beta *= min(1.0, progress / config.beta_warmup)
         if beta > 0:
             if config.item_side:
-                losses |= self._align_items(z_items, cf_items, cf_users, clicks, beta)
+                losses |= self._align("item", z_items, cf_items, cf_users, clicks, beta)
             if z_users is not None:
-                losses |= self._align_users(z_users, cf_users, cf_items, clicks, beta)
+                losses |= self._align("user", z_users, cf_users, cf_items, clicks, beta)
         return losses
 
-    def _align_items(
+    def _align(
         self,
+        name: str,
         z: Tensor,
-        cf_items: Tensor | None,
-        cf_users: Tensor | None,
+        cf_own: Tensor | None,
+        cf_other: Tensor | None,
         clicks: Clicks,
         beta: float,
     ) -> dict[str, Tensor]:
-        config, losses = self.config.alignment, {}
-        if config.u2i > 0 and cf_users is not None:
-            losses["align/u2i_item"] = beta * config.u2i * alignment.user_to_item(
-                z, cf_users, clicks.negatives_IU, clicks.click_items_B, clicks.click_users_B,
-                self._scale("u2i"),
-            )  # fmt: skip
-        if config.same > 0 and cf_items is not None:
-            loss = alignment.same_id(z, cf_items, self._scale("same"))
-            losses["align/same_item"] = beta * config.same * loss
+        """One side's half of the six losses."""
+        config, losses = self.config.alignment, dict[str, Tensor]()
+        view = clicks.side(name)
+        clicked = z[: len(view.negatives)]
+        if config.u2i > 0 and cf_other is not None:
+            losses["u2i"] = config.u2i * alignment.user_to_item(
+                clicked, cf_other, view.negatives, view.own_B, view.other_B, self._scale("u2i")
+            )
+        if config.same > 0 and cf_own is not None:
+            losses["same"] = config.same * alignment.same_id(clicked, cf_own, self._scale("same"))
         if config.cooccur > 0:
-            loss = alignment.cooccurrence(z, clicks.item_pairs, self._scale("cooccur"))
-            losses["align/cooccur_item"] = beta * config.cooccur * loss
-        return losses
-
-    def _align_users(
-        self,
-        z: Tensor,
-        cf_users: Tensor | None,
-        cf_items: Tensor | None,
-        clicks: Clicks,
-        beta: float,
-    ) -> dict[str, Tensor]:
-        config, losses = self.config.alignment, {}
-        clicking = z[: clicks.num_users]
-        if config.u2i > 0 and cf_items is not None:
-            losses["align/u2i_user"] = beta * config.u2i * alignment.user_to_item(
-                clicking, cf_items, clicks.negatives_UI, clicks.click_users_B,
-                clicks.click_items_B, self._scale("u2i"),
-            )  # fmt: skip
-        if config.same > 0 and cf_users is not None:
-            loss = alignment.same_id(clicking, cf_users, self._scale("same"))
-            losses["align/same_user"] = beta * config.same * loss
-        if config.cooccur > 0:
-            loss = alignment.cooccurrence(z, clicks.user_pairs, self._scale("cooccur"))
-            losses["align/cooccur_user"] = beta * config.cooccur * loss
-        return losses
+            scale = self._scale("cooccur")
+            losses["cooccur"] = config.cooccur * alignment.cooccurrence(z, view.pairs, scale)
+        return {f"align/{family}_{name}": beta * loss for family, loss in losses.items()}
 
     def _scale(self, family: str) -> Tensor | float:
         if family in self.log_scales:
