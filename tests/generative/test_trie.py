@@ -92,6 +92,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(0, 3, (50, 3))
     trie = SidTrie.from_sids(codes, SIZES, tokens_for(SIZES), np.arange(50), "abc")
     trie.save(tmp_path / "trie.safetensors")
+    for copy in range(8):
+        trie.save(tmp_path / f"{copy}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
     loaded = SidTrie.load(tmp_path / "trie.safetensors", "abc")
     for name in ("level_sizes", "max_branch", "fingerprint", "num_items", "num_leaves", "nbytes"):
         assert getattr(loaded, name) == getattr(trie, name)

@@ -186,11 +186,13 @@ class SidTrie:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         header = {
-            "level_sizes": json.dumps(self.level_sizes),
-            "max_branch": json.dumps(self.max_branch),
+            "level_sizes": self.level_sizes,
+            "max_branch": self.max_branch,
             "fingerprint": self.fingerprint,
         }
-        save_file({k: t.contiguous() for k, t in self._tensors().items()}, path, header)
+        # One entry: safetensors writes several in an order that differs from call to call.
+        metadata = {"trie": json.dumps(header)}
+        save_file({k: t.contiguous() for k, t in self._tensors().items()}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> "SidTrie":
@@ -204,7 +206,7 @@ class SidTrie:
             ValueError: The trie is of other semantic IDs.
         """
         with safe_open(path, "pt") as file:
-            header = file.metadata()
+            header = json.loads(file.metadata()["trie"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if fingerprint is not None and header["fingerprint"] != fingerprint:
             raise ValueError(
@@ -212,14 +214,14 @@ class SidTrie:
                 f" {fingerprint!r}; build it again"
             )
         empty = cls(
-            level_sizes=tuple(json.loads(header["level_sizes"])),
+            level_sizes=tuple(header["level_sizes"]),
             level_token_ids=(),
             tok=(),
             child_start=(),
             leaf_lo=(),
             item_start=tensors["item_start"],
             item_order=tensors["item_order"],
-            max_branch=tuple(json.loads(header["max_branch"])),
+            max_branch=tuple(header["max_branch"]),
             fingerprint=header["fingerprint"],
         )
         return _from_tensors(empty, tensors)
