@@ -1,0 +1,1 @@
+"""A trained generator as a folder that other software can serve."""

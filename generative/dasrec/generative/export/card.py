@@ -1,0 +1,187 @@
+"""The README of an exported model: a model card with its figures, its prompt and its limits."""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from dasrec.core import Corpus, SemanticIds
+
+Metrics = Mapping[str, Mapping[str, float]]
+"""{split: {metric: value}} over all queries of the split."""
+
+COUNTS = ("queries", "users", "missing_queries")
+HEADLINE = ("recall@", "ndcg@")
+
+
+class Facts(NamedTuple):
+    """What the card tells of a model."""
+
+    name: str
+    """Of the model."""
+    dataset: str
+    """Of the data it was trained on."""
+    base_model: str | None
+    """Hub name of the language model it was made from; None for one without."""
+    architecture: str
+    """transformers' name of the model family."""
+    license: str | None
+    """As the hub writes it; None where nobody said."""
+    metrics: Metrics
+    """Empty where the model was not evaluated."""
+    max_history: int
+    """Items of the history in a prompt."""
+    grammar: bool
+    """Whether sids.ebnf was written."""
+    users: bool
+    """Whether users.parquet was written."""
+
+
+def model_card(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
+    """README.md with the hub's YAML header."""
+    parts = [
+        f"---\n{_header(facts)}\n---",
+        f"# {facts.name}",
+        _about(facts, corpus, sids),
+        _figures(facts.metrics),
+        _use(facts, sids),
+        _files(facts),
+        _limits(facts),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _header(facts: Facts) -> str:
+    split = next((name for name in ("test", "valid") if name in facts.metrics), None)
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Next-item recommendation, full catalogue",
+            dataset_type=facts.dataset,
+            dataset_name=facts.dataset,
+            dataset_split=split,
+            metric_type=name,
+            metric_value=round(value, 6),
+        )
+        for name, value in (facts.metrics[split] if split else {}).items()
+        if name.startswith(HEADLINE)
+    ]
+    data = ModelCardData(
+        license=facts.license or "other",
+        license_name=None if facts.license else "unknown",
+        base_model=facts.base_model,
+        datasets=[facts.dataset],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["recommendation", "generative-recommendation", "semantic-ids", "dasrec"],
+        model_name=facts.name,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
+
+
+def _about(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
+    origin = f"`{facts.base_model}`" if facts.base_model else "a model of its own"
+    levels = " x ".join(map(str, sids.items.level_sizes))
+    users = (
+        " x ".join(map(str, sids.users.level_sizes)) + " for users"
+        if sids.users is not None
+        else "none for users"
+    )
+    known = facts.license or "**not stated** by whoever exported it; ask before you use it"
+    lines = [
+        f"A generative recommender ({facts.architecture}, from {origin}): it writes the semantic "
+        "ID of the item that a user takes next. Made with dasrec (DAS, arXiv 2508.10584).",
+        "",
+        f"- Data: {facts.dataset}: {corpus.num_users:,} users, {corpus.num_items:,} items, "
+        f"{len(corpus.train_rows):,} training interactions (corpus `{corpus.manifest.fingerprint}`,"
+        f" raw files `{corpus.manifest.inputs.get('raw', 'unknown')}`)",
+        f"- Semantic IDs: version {sids.version}, `{sids.fingerprint}`, {levels} for items, "
+        f"{users}",
+        f"- License: {known}",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(metrics: Metrics) -> str:
+    if not metrics:
+        return "## Figures\n\nThis model was not evaluated."
+    splits = [name for name in ("valid", "test") if name in metrics]
+    names = dict.fromkeys(name for split in splits for name in metrics[split])
+    lines = [
+        "## Figures",
+        "",
+        "Lists are generated under the catalogue's trie and ranked against all items.",
+        "",
+        f"| metric | {' | '.join(splits)} |",
+        f"| :-- | {' | '.join('--:' for _ in splits)} |",
+    ]
+    for name in names:
+        cells = [_number(name, metrics[split].get(name)) for split in splits]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(int(value)) if name in COUNTS else f"{value:.4f}"
+
+
+def _use(facts: Facts, sids: SemanticIds) -> str:
+    levels = range(len(sids.items.level_sizes))
+    item = "".join(f"<i{level}_{3 + level}>" for level in levels)
+    user = "".join(f"<u{level}_{7 + level}>" for level in range(_user_levels(sids)))
+    known = f"`<|das_user|>{user}` and the user's semantic ID" if user else ""
+    start = "`<|das_anonymous|>`" + (f" for an unknown user, or {known}" if known else "")
+    prompt = json.dumps(f"<|das_anonymous|>{item}{item}")
+    return f"""## Use
+
+A prompt is {start}, then the semantic IDs of the
+history, oldest first, at most {facts.max_history} items: {prompt}.
+The model goes on with the {len(levels)} codes of the next item.
+
+```
+python recommend.py --history ITEM_ID,ITEM_ID --num-items 10
+```
+
+needs transformers, torch and safetensors only. A code's probability is taken among the codes of its
+level, as in training, and only codes that lead to an existing item are allowed."""
+
+
+def _user_levels(sids: SemanticIds) -> int:
+    return 0 if sids.users is None else sids.users.num_levels
+
+
+def _files(facts: Facts) -> str:
+    grammar = (
+        "| `sids.ebnf` | the legal semantic IDs as a grammar of token ids, for XGrammar |"
+        if facts.grammar
+        else "| (no `sids.ebnf`) | too many items for a grammar: use `trie.safetensors` |"
+    )
+    users = "| `users.parquet` | user_id, semantic ID of every user of the log |\n"
+    return f"""## Files
+
+| file | what it is |
+|---|---|
+| `model.safetensors`, `config.json`, ... | a plain transformers model and tokenizer |
+| `sid_vocabulary.json` | every semantic-ID token: side, level, code, vocabulary id |
+| `prompt.json` | how prompts are made |
+| `items.parquet`, `item_ids.json` | item_id, title, semantic ID, token ids; row i = item i |
+{users if facts.users else ""}| `trie.safetensors` | which semantic IDs exist, and whose they are |
+{grammar}
+| `recommend.py` | transformers only |
+| `serve_vllm.py`, `serve_sglang.md` | the same search on a server; not run when this was made |
+| `manifest.json` | what this was made from, and the digest of every file |"""
+
+
+def _limits(facts: Facts) -> str:
+    missing = "" if facts.metrics else " It has no figures of its quality."
+    return (
+        "## Limits\n\n"
+        "It knows the items of `items.parquet` only; for new items extend the semantic IDs and "
+        "export again. It repeats the habits and the biases of the log that it was trained on, and "
+        "its scores are log-probabilities of semantic IDs, not of clicks. Items that share a "
+        f"semantic ID have the same score and stand in the order of their popularity.{missing}"
+    )
