@@ -14,12 +14,12 @@ from dasrec.generative.data.sequences import (
     text_dataset,
     training_windows,
 )
-from dasrec.generative.model.base_model import ScratchConfig, _train_tokenizer
+from dasrec.generative.model.text_tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(world: World) -> Any:
-    return _train_tokenizer(ScratchConfig(text_vocab_size=280), world.corpus)
+    return train_tokenizer(280, world.corpus)
 
 
 @pytest.fixture(scope="module")

@@ -212,9 +212,9 @@ def test_a_named_base_keeps_its_text_rows_and_loses_its_sampling_defaults(
 
 
 def _plain_tokenizer(world: World) -> Any:
-    from dasrec.generative.model.base_model import ScratchConfig, _train_tokenizer
+    from dasrec.generative.model.text_tokenizer import train_tokenizer
 
-    return _train_tokenizer(ScratchConfig(text_vocab_size=280), world.corpus)
+    return train_tokenizer(280, world.corpus)
 
 
 class Interrupted(Exception):

@@ -1,12 +1,9 @@
 """The decoder LM that SIDs are added to: from the hub, a path, or built from a small config."""
 
-import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import model_validator
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,65 +11,29 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
-from dasrec.core import Corpus, Manifest, SemanticIds, StageConfig, seed_everything
+from dasrec.core import Corpus, Manifest, SemanticIds, load_manifest, seed_everything
 from dasrec.core.artifacts import file_sha256
-from dasrec.generative.data.sequences import catalogue_texts
+from dasrec.generative.model.check import check_decoder
+from dasrec.generative.model.config import BaseModelConfig
+from dasrec.generative.model.pretrained import load_pretrained
+from dasrec.generative.model.quantization import loading_options, require_bitsandbytes
+from dasrec.generative.model.sid_vocabulary import cut_to_sids
+from dasrec.generative.model.text_tokenizer import empty_tokenizer, train_tokenizer
+from dasrec.generative.model.token_init import level_vectors, set_new_rows
 from dasrec.generative.model.vocabulary import SidVocabulary, add_sid_tokens
-from dasrec.generative.options import check_options
 
-log = logging.getLogger(__name__)
-
-END = "<|end|>"
-PAD = "<|pad|>"
-
-
-class ScratchConfig(StageConfig):
-    """A small decoder built from a config, with a tokenizer trained on the catalogue's text."""
-
-    architecture: Literal["gpt2", "llama", "qwen3", "gemma2", "granite"] = "gpt2"
-    """Model family (a transformers `model_type`)."""
-
-    text_vocab_size: int = 2000
-    """Tokens of the byte-level BPE trained on the item texts."""
-
-    options: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
-    """Handed to the family's own transformers config as is (n_embd, hidden_size, ...)."""
-
-    @model_validator(mode="after")
-    def _known_options(self) -> "ScratchConfig":
-        family = AutoConfig.for_model(self.architecture)
-        known = {*family.to_dict(), *family.attribute_map, "tie_word_embeddings"}
-        check_options(self.options, known, f"the {self.architecture} config")
-        return self
-
-
-class BaseModelConfig(StageConfig):
-    """Which language model to start from. Exactly one of `name` and `scratch`."""
-
-    name: str | None = None
-    """Hub name or local path of any causal LM."""
-
-    revision: str | None = None
-    """Hub revision to pin."""
-
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights' type when loaded by name."""
-
-    scratch: ScratchConfig | None = None
-    """Build a small model instead of loading one."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "BaseModelConfig":
-        if (self.name is None) == (self.scratch is None):
-            raise ValueError("give either 'name' (hub name or path) or 'scratch', not both or none")
-        return self
+ROW_MULTIPLE = 64
+"""The embedding is padded to a multiple of this many rows, which tensor cores want."""
 
 
 def build_base_model(
-    config: BaseModelConfig, corpus: Corpus, sids: SemanticIds, *, seed: int
+    config: BaseModelConfig,
+    corpus: Corpus,
+    sids: SemanticIds,
+    *,
+    seed: int,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, SidVocabulary]:
     """Load or build the LM, add the SID tokens, set every new row, pin the generation config.
 
@@ -81,21 +42,35 @@ def build_base_model(
 
     Returns:
         The model, its tokenizer and the vocabulary of SID tokens.
+
+    Raises:
+        ValueError: a model that is no decoder LM, cannot be searched, or has such tokens already;
+            a token_init without what it starts from; quantization without bitsandbytes.
     """
+    if config.quantization is not None:
+        require_bitsandbytes(config.quantization)
+    seed_everything(seed, "base_model")
     if config.scratch is not None:
-        tokenizer = _train_tokenizer(config.scratch, corpus)
-        vocabulary = add_sid_tokens(tokenizer, sids)
-        seed_everything(seed, "base_model")
-        model = _scratch_model(config.scratch, tokenizer)
+        has_text = not config.sid_vocabulary_only
+        tokenizer = (
+            train_tokenizer(config.scratch.text_vocab_size, corpus)
+            if has_text
+            else empty_tokenizer()
+        )
+        vocabulary = add_sid_tokens(tokenizer, sids, has_text=has_text)
+        model = _scratch_model(config, tokenizer)
+        num_rows = len(model.get_input_embeddings().weight)  # all are drawn alike
     else:
-        model, tokenizer = _load_named(config)
-        num_text_tokens = len(tokenizer)
+        model, tokenizer = load_pretrained(config)
+        num_rows = len(tokenizer)
         vocabulary = add_sid_tokens(tokenizer, sids)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        rows = max(len(tokenizer), model.get_input_embeddings().weight.shape[0])
-        model.resize_token_embeddings(rows, pad_to_multiple_of=64, mean_resizing=False)
-        _initialise_rows(model, vocabulary, num_text_tokens, seed)
+        rows = max(vocabulary.new_token_ids[-1] + 1, len(model.get_input_embeddings().weight))
+        model.resize_token_embeddings(rows, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False)
+    levels = level_vectors(config.token_init, corpus, sids, vocabulary, tokenizer)
+    set_new_rows(model, vocabulary, num_rows, levels, seed)
+    if vocabulary.has_text and config.sid_vocabulary_only:
+        tokenizer, vocabulary = cut_to_sids(model, tokenizer, vocabulary, sids, ROW_MULTIPLE)
+    check_decoder(model, vocabulary)
     pin_generation(model, tokenizer)
     return model, tokenizer, vocabulary
 
@@ -112,80 +87,48 @@ def base_inputs(config: BaseModelConfig) -> dict[str, Manifest]:
     return {"base_files": Manifest(kind="raw", config={}, inputs={}, files=files)}
 
 
-def _load_named(config: BaseModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            config.name, revision=config.revision, dtype=getattr(torch, config.dtype)
-        )
-    except OSError as error:
-        raise ValueError(
-            f"generator.pretrain.base.name: '{config.name}' could not be loaded from the hub or "
-            f"from disk: {error}"
-        ) from None
-    return model, tokenizer
-
-
 def pin_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Replace the base model's generation defaults (sampling, penalties) by plain beam search.
 
     Chat models ship do_sample, temperature and top_p, which silently turn a constrained beam
-    search into sampling: the most common fault of public generative recommenders.
+    search into sampling: the most common fault of public generative recommenders. Rows that no
+    token has are never generated.
     """
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    padding = list(range(max(tokenizer.get_vocab().values()) + 1, num_rows))
     model.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=padding or None,
     )
 
 
-def _train_tokenizer(config: ScratchConfig, corpus: Corpus) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the item texts (catalogue content; no interactions are seen)."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.text_vocab_size,
-        special_tokens=[PAD, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(catalogue_texts(corpus), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=END)
-
-
-def _scratch_model(config: ScratchConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _scratch_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    assert config.scratch is not None
     ids = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": -(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    options = {"tie_word_embeddings": True, **config.options, **ids}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.architecture, **options))
-
-
-def _initialise_rows(
-    model: PreTrainedModel, vocabulary: SidVocabulary, num_text_tokens: int, seed: int
-) -> None:
-    """Draw every added row around the mean of the text rows.
-
-    transformers' own mean-resizing scales the covariance by 1e-9, which makes all SID rows the
-    same vector; and rows that a padded checkpoint already had would keep their old values.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    new = torch.tensor(vocabulary.new_token_ids)
-    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
-    with torch.no_grad():
-        for weight in {id(e.weight): e.weight for e in embeddings}.values():
-            text = weight[:num_text_tokens].float()
-            noise = torch.randn(len(new), weight.shape[1], generator=generator)
-            weight[new] = (text.mean(0) + text.std(0) * noise).to(weight.dtype)
+    options: dict[str, Any] = {"tie_word_embeddings": True, **config.scratch.options, **ids}
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(config.scratch.architecture, **options),
+        dtype=getattr(torch, config.dtype),
+    )
 
 
 def load_base(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a saved SID base model and its tokenizer, from disk only."""
-    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
+    """Load a saved SID base model and its tokenizer, from disk only; quantized if it asks for it.
+
+    Raises:
+        ValueError: quantization without bitsandbytes.
+    """
+    base = load_manifest(path, "base_model").config.get("base") or {}
+    model = AutoModelForCausalLM.from_pretrained(
+        path, local_files_only=True, **loading_options(base)
+    )
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     pin_generation(model, tokenizer)
     return model, tokenizer

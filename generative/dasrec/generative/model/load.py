@@ -47,7 +47,9 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
     model, tokenizer = load_base(base_path)
     if (path / ADAPTER).exists():
         model = PeftModel.from_pretrained(model, path / ADAPTER)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if not getattr(model, "is_quantized", False):  # a quantized one lies on its device already
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
     return Generator(manifest, model, tokenizer, vocabulary)
 
 

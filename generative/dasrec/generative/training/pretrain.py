@@ -24,12 +24,8 @@ from dasrec.core import (
     write_artifact,
 )
 from dasrec.generative.data.config import DataConfig
-from dasrec.generative.model.base_model import (
-    BaseModelConfig,
-    base_inputs,
-    build_base_model,
-    pin_generation,
-)
+from dasrec.generative.model.base_model import base_inputs, build_base_model, pin_generation
+from dasrec.generative.model.config import BaseModelConfig
 from dasrec.generative.options import check_options, field_names
 from dasrec.generative.training.trainer import (
     SET_BY_US,
