@@ -10,7 +10,6 @@ from rich.table import Table
 from dasrec.cli.generator_steps import split_name, trained_model
 from dasrec.core import Ragged, load_corpus, load_sids
 from dasrec.generative import (
-    SequenceBuilder,
     build_trie,
     constrained_beam_search,
     load_generator,
@@ -58,8 +57,8 @@ class Recommender:
         path = generator_path or trained_model(run_dir, method)
         self.generator = load_generator(path, self.sids)
         self.trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
-        self.builder = SequenceBuilder(self.sids, self.generator.vocabulary)
-        self.max_history = int(self.generator.manifest.config["max_history"])
+        self.builder = self.generator.sequence_builder(self.corpus, self.sids)
+        self.max_history = self.generator.prompt.max_history
         self._rows: dict[str, dict[str, int]] = {
             side: dict(zip(table[f"{side}_id"].to_list(), range(len(table)), strict=True))
             for side, table in (("item", self.corpus.items), ("user", self.corpus.users))
@@ -87,18 +86,19 @@ class Recommender:
             ValueError: an unknown user or item.
         """
         user = None if user_id is None else self._row("user", user_id)
+        times = None
         if history is None:
             assert user is not None
-            seen = np.array(
-                self.corpus.item_idx[
-                    self.corpus.user_start[user] : self.corpus.user_start[user + 1]
-                ]
-            )
+            rows = slice(self.corpus.user_start[user], self.corpus.user_start[user + 1])
+            seen = np.array(self.corpus.item_idx[rows])
+            times = np.array(self.corpus.timestamp[rows])[-self.max_history :]
         else:
             seen = np.array([self._row("item", item_id) for item_id in history], np.int32)
         recent = seen[-self.max_history :]
         users = None if user is None else np.array([user])
-        prompt = self.builder.render(Ragged(recent, np.array([0, len(recent)])), users)
+        prompt = self.builder.prompts(
+            Ragged(recent, np.array([0, len(recent)])), users, times=times
+        )
         device = self.generator.model.get_input_embeddings().weight.device
         ids = torch.from_numpy(prompt.tokens).unsqueeze(0).to(device)
         result = constrained_beam_search(

@@ -24,7 +24,8 @@ from dasrec.core import (
     write_recommendations,
 )
 from dasrec.core.corpus import ExcludeSeen, Split
-from dasrec.generative.data.sequences import SequenceBuilder, TokenSequences
+from dasrec.generative.data.sequences import SequenceBuilder
+from dasrec.generative.data.tokens import TokenSequences
 from dasrec.generative.decoding.head import LevelHead
 from dasrec.generative.decoding.search import constrained_beam_search
 from dasrec.generative.decoding.trie import SidTrie
@@ -43,14 +44,11 @@ class RetrieveConfig(StageConfig):
     num_items: int = Field(50, ge=1)
     """Items per list."""
 
-    max_history: int = Field(20, ge=1)
-    """Items of the history in the prompt, the most recent ones."""
-
     batch_tokens: int = Field(16_384, ge=1)
     """Prompt and beam tokens per forward pass at most."""
 
     use_user_sid: bool = True
-    """Start the prompt with the user's SID where the generator knows user SIDs."""
+    """Start the prompt with the user's SID where the generator's prompt format has it."""
 
     exclude_seen: ExcludeSeen = "never"
     """Keep items of the user's history out of the list, inside the search."""
@@ -157,12 +155,27 @@ def query_prompts(
     corpus: Corpus,
     builder: SequenceBuilder,
     queries: npt.NDArray[np.int64],
-    max_history: int,
+    *,
     use_user_sid: bool = True,
 ) -> TokenSequences:
-    """The prompt of each query: the user's SID and the SIDs of the history before it."""
-    users = corpus.user_idx[queries] if use_user_sid else None
-    return builder.render(corpus.histories(queries, max_history), users)
+    """The prompt of each query: the user, and what the user had before it.
+
+    Args:
+        corpus: whose queries they are.
+        builder: renders histories in the model's prompt format.
+        queries: rows of the corpus that are asked for. Of the row itself only its time is read,
+            and that only by a prompt format with times.
+        use_user_sid: False leaves the users' SIDs out.
+    """
+    history = corpus.histories(queries, builder.prompt.max_history)
+    times = now = None
+    if builder.prompt.time:
+        lengths = np.diff(history.starts)
+        rows = np.arange(len(history.values)) + np.repeat(queries - history.starts[1:], lengths)
+        times, now = corpus.timestamp[rows], corpus.timestamp[queries]
+    return builder.prompts(
+        history, corpus.user_idx[queries], times=times, now=now, user_sid=use_user_sid
+    )
 
 
 def retrieve(
@@ -192,9 +205,9 @@ def retrieve(
     check_free(out, replace)
     generator: Generator = load_generator(generator_path, sids)
     trie = build_trie(corpus, sids, generator.vocabulary)
-    builder = SequenceBuilder(sids, generator.vocabulary)
+    builder = generator.sequence_builder(corpus, sids)
     queries = np.sort(np.concatenate([corpus.queries(split) for split in config.splits]))
-    prompts = query_prompts(corpus, builder, queries, config.max_history, config.use_user_sid)
+    prompts = query_prompts(corpus, builder, queries, use_user_sid=config.use_user_sid)
     excluded = seen_items(config, corpus, queries)
     items, scores = generate_lists(
         generator.model, trie, prompts, config, excluded=excluded, progress=out.name

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from dasrec.core import Manifest, SemanticIds, load_manifest
+from dasrec.core import Corpus, Manifest, SemanticIds, load_manifest
+from dasrec.generative.data.prompts import PromptConfig, load_prompt
+from dasrec.generative.data.sequences import SequenceBuilder, sequence_builder
 from dasrec.generative.model.base_model import load_base
 from dasrec.generative.model.vocabulary import SidVocabulary, load_vocabulary
 
@@ -26,6 +28,12 @@ class Generator:
     """Causal LM in eval mode, PEFT-wrapped if it was fine-tuned with LoRA."""
     tokenizer: Any
     vocabulary: SidVocabulary
+    prompt: PromptConfig
+    """How histories are written for it."""
+
+    def sequence_builder(self, corpus: Corpus, sids: SemanticIds) -> SequenceBuilder:
+        """Renders the histories of a corpus as this model was trained to read them."""
+        return sequence_builder(self.prompt, corpus, sids, self.vocabulary, self.tokenizer)
 
 
 def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
@@ -44,13 +52,14 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
     sids.check_built_from(path, manifest)
     vocabulary = load_vocabulary(base_path)
     vocabulary.check(sids)
+    prompt = load_prompt(base_path)
     model, tokenizer = load_base(base_path)
     if (path / ADAPTER).exists():
         model = PeftModel.from_pretrained(model, path / ADAPTER)
     if not getattr(model, "is_quantized", False):  # a quantized one lies on its device already
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    return Generator(manifest, model, tokenizer, vocabulary)
+    return Generator(manifest, model, tokenizer, vocabulary, prompt)
 
 
 def generator_manifest(path: Path, built_from: Mapping[str, Manifest] = {}) -> Manifest:

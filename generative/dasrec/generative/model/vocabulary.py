@@ -13,11 +13,22 @@ import numpy.typing as npt
 from tokenizers import AddedToken
 
 from dasrec.core import SemanticIds
+from dasrec.generative.data.prompts import TIME_BUCKETS
 
 FILE = "vocabulary.json"
-CONTROL_TOKENS = ("<|user|>", "<|anonymous|>", "<|item|>", "<|text|>")
-"""Start of a known user's sequence, of an unknown user's; start of an item, of a text. In the
-tokenizer they are named `<|das_user|>` and so on: chat models have a `<|user|>` of their own."""
+CONTROL_TOKENS = (
+    "<|user|>",
+    "<|anonymous|>",
+    "<|item|>",
+    "<|text|>",
+    "<|history|>",
+    "<|intention|>",
+    "<|preferences|>",
+    "<|reason|>",
+)
+"""Start of a known user's sequence, of an unknown user's; start of an item, of a text, of a history
+of texts, of words for what is wanted, of a question for preferences, of a reason. In the tokenizer
+they are named `<|das_user|>` and so on: chat models have a `<|user|>` of their own."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +48,16 @@ class SidVocabulary:
     """Fingerprint of the SemanticIds that the tokens stand for."""
     has_text: bool = True
     """Whether the tokenizer also reads text; see `BaseModelConfig.sid_vocabulary_only`."""
+    time_tokens: tuple[int, ...] = ()
+    """Token id of each time bucket, then of unknown gaps; empty for a prompt format without."""
 
     @property
     def new_token_ids(self) -> list[int]:
         """Ids of all tokens that were added, ascending."""
         levels = (*self.item_levels, *self.user_levels)
-        return sorted([*self.control.values(), *(t for level in levels for t in level)])
+        return sorted(
+            [*self.control.values(), *self.time_tokens, *(t for level in levels for t in level)]
+        )
 
     def item_tokens(self, sids: SemanticIds) -> npt.NDArray[np.int64]:
         """(I, L) token ids of every item.
@@ -93,6 +108,7 @@ class SidVocabulary:
                     "control": self.control,
                     "sids_fingerprint": self.sids_fingerprint,
                     "has_text": self.has_text,
+                    "time_tokens": self.time_tokens,
                 }
             )
         )
@@ -106,11 +122,14 @@ def load_vocabulary(directory: str | Path) -> SidVocabulary:
         tuple(map(tuple, values["user_levels"])),
         values["control"],
         values["sids_fingerprint"],
-        values.get("has_text", True),  # absent from files of earlier versions
+        values.get("has_text", True),  # absent from files of earlier versions, like the next
+        tuple(values.get("time_tokens", ())),
     )
 
 
-def add_sid_tokens(tokenizer: Any, sids: SemanticIds, *, has_text: bool = True) -> SidVocabulary:
+def add_sid_tokens(
+    tokenizer: Any, sids: SemanticIds, *, has_text: bool = True, has_time: bool = False
+) -> SidVocabulary:
     """Add one token per (side, level, code) and the control tokens to a Hugging Face tokenizer.
 
     Added tokens are atomic and not "special", so `skip_special_tokens` keeps them readable.
@@ -119,6 +138,7 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds, *, has_text: bool = True) 
         tokenizer: gets the tokens.
         sids: what they stand for.
         has_text: whether the tokenizer reads text beside them.
+        has_time: whether to add tokens for gaps in time, `<t_0>` ... and `<t_unknown>`.
 
     Raises:
         ValueError: the tokenizer already holds tokens of these names, or gives new tokens ids
@@ -132,8 +152,10 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds, *, has_text: bool = True) 
         for side, sizes in levels.items()
     }
     control = {name: name.replace("<|", "<|das_") for name in CONTROL_TOKENS}
+    times = [*(f"<t_{bucket}>" for bucket in range(TIME_BUCKETS)), "<t_unknown>"] * has_time
     flat = [
         *control.values(),
+        *times,
         *(name for side in names.values() for level in side for name in level),
     ]
     known = tokenizer.get_vocab()
@@ -155,6 +177,7 @@ def add_sid_tokens(tokenizer: Any, sids: SemanticIds, *, has_text: bool = True) 
         control={name: ids[token] for name, token in control.items()},
         sids_fingerprint=sids.fingerprint,
         has_text=has_text,
+        time_tokens=tuple(ids[name] for name in times),
     )
 
 
