@@ -25,7 +25,7 @@ from dasrec.generative.data.prompts import (
     time_buckets,
 )
 from dasrec.generative.data.texts import catalogue_texts, user_context  # noqa: F401
-from dasrec.generative.data.tokens import TokenSequences, constant, join, piece
+from dasrec.generative.data.tokens import IGNORE, TokenSequences, constant, join, piece  # noqa: F401
 from dasrec.generative.model.vocabulary import SidVocabulary
 
 TIMELESS = 0.1
