@@ -34,8 +34,11 @@ def build_base_model(
     sids: SemanticIds,
     *,
     seed: int,
+    has_time: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, SidVocabulary]:
     """Load or build the LM, add the SID tokens, set every new row, pin the generation config.
+
+    `has_time` adds the tokens of a prompt format with times.
 
     Saving this model once and never resizing again avoids the adapter bloat, the wrong DPO
     references and the untrained rows that resizing in memory brings with peft.
@@ -57,13 +60,13 @@ def build_base_model(
             if has_text
             else empty_tokenizer()
         )
-        vocabulary = add_sid_tokens(tokenizer, sids, has_text=has_text)
+        vocabulary = add_sid_tokens(tokenizer, sids, has_text=has_text, has_time=has_time)
         model = _scratch_model(config, tokenizer)
         num_rows = len(model.get_input_embeddings().weight)  # all are drawn alike
     else:
         model, tokenizer = load_pretrained(config)
         num_rows = len(tokenizer)
-        vocabulary = add_sid_tokens(tokenizer, sids)
+        vocabulary = add_sid_tokens(tokenizer, sids, has_time=has_time)
         rows = max(vocabulary.new_token_ids[-1] + 1, len(model.get_input_embeddings().weight))
         model.resize_token_embeddings(rows, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False)
     levels = level_vectors(config.token_init, corpus, sids, vocabulary, tokenizer)

@@ -33,7 +33,7 @@ def cut_to_sids(
         The tokenizer without text, and the vocabulary with its ids.
     """
     small = empty_tokenizer()
-    cut = add_sid_tokens(small, sids, has_text=False)
+    cut = add_sid_tokens(small, sids, has_text=False, has_time=bool(vocabulary.time_tokens))
     kept = [tokenizer.pad_token_id, tokenizer.eos_token_id, *vocabulary.new_token_ids]
     ids = [small.pad_token_id, small.eos_token_id, *cut.new_token_ids]
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
