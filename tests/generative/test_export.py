@@ -43,8 +43,10 @@ from dasrec.generative import (
     constrained_beam_search,
     load_generator,
     pretrain,
+    query_prompts,
     sft,
 )
+from dasrec.generative.data.prompts import TIME_BUCKETS, time_buckets
 from dasrec.generative.export.export import ExportConfig, base_model_name, export_generator
 from dasrec.generative.export.grammar import sid_grammar
 from dasrec.generative.export.merge import merge_adapter
@@ -287,6 +289,41 @@ def test_the_vllm_script_searches_like_the_standalone_one(
     found = [(catalogue.item_ids[catalogue.items_of[sid][0]], score) for sid, score in beams]
     assert [item for item, _ in found] == [item for item, _ in expected]
     np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-4)
+
+
+def test_the_standalone_prompt_is_that_of_every_format(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"max_history": 3, "time": True, "context": ["user_id"], "context_tokens": 2}
+    untrained = {**TRAINER, "num_train_epochs": 0}
+    config = pretrain_config(prompt=form, validation_queries=0, trainer=untrained)
+    pretrain(config, world.corpus, world.sids, tmp_path / "base")
+    export_generator(CONFIG, tmp_path / "base", world.corpus, world.sids, tmp_path / "out")
+    script = load_script(tmp_path / "out" / "recommend.py", monkeypatch)
+    builder = load_generator(tmp_path / "base", world.sids).sequence_builder(
+        world.corpus, world.sids
+    )
+    users = pl.read_parquet(tmp_path / "out" / "users.parquet")
+    catalogue = script.Catalogue()
+    corpus = world.corpus
+    for query in corpus.queries("test")[:4]:
+        user = int(corpus.user_idx[query])
+        rows = slice(corpus.user_start[user], query)
+        expected = query_prompts(corpus, builder, np.array([query])).tokens.tolist()
+        found = script.prompt_tokens(
+            catalogue,
+            [f"i{item}" for item in corpus.item_idx[rows]],
+            user_sid=[int(code) for code in users["sid"][user].split("-")],
+            context=users["context"][user],
+            times=corpus.timestamp[rows].tolist(),
+            now=int(corpus.timestamp[query]),
+        )
+        assert found == expected
+    gaps = [0, 59, 60, 179, 180, 86_400, 10**9, 10**15, -5]
+    table = {"time": [{"id": bucket} for bucket in range(TIME_BUCKETS + 1)]}
+    buckets = [script.gap_token(table, 100, 100 + gap)[0] for gap in gaps]
+    assert buckets == time_buckets(np.array(gaps)).tolist()
+    assert script.gap_token(table, None, 5) == script.gap_token(table, 5, None) == [TIME_BUCKETS]
 
 
 def test_unknown_history_items_are_named(standalone: ModuleType) -> None:

@@ -195,6 +195,59 @@ def recommend(
         console.print(table)
 
 
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory.")],
+    method: Annotated[
+        str, typer.Option(help="Tokenizer, or TOKENIZER.VARIANT, whose generator is exported.")
+    ] = "das",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; RUN_DIR/exports/METHOD.")
+    ] = None,
+    generator: Annotated[
+        Path | None,
+        typer.Option(help="Generator of an earlier run, for a catalogue whose SIDs extend its."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in its card.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data in the card.")] = None,
+    license_name: Annotated[
+        str | None, typer.Option("--license", help="License of the model, e.g. apache-2.0.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")
+    ] = None,
+    users: Annotated[
+        bool, typer.Option("--users", help="Write the users' SIDs too (ids of users!).")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="Upload to this model repository.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a repository that --push creates public.")
+    ] = False,
+) -> None:
+    """Write a generator as one plain model with all that transformers, vLLM and SGLang need."""
+    from dasrec.cli.export import export_run
+    from dasrec.generative.export.push import push_export
+
+    if push is None and public:
+        raise ValueError("export: --public is about the repository of --push; add --push REPO_ID")
+    written = export_run(
+        run_dir,
+        method,
+        out,
+        generator,
+        name=name,
+        dataset=dataset,
+        license=license_name,
+        dtype=dtype,
+        users=users,
+    )
+    typer.echo(f"wrote {written}")
+    if push is not None:
+        typer.echo(f"uploaded: {push_export(written, push, private=not public)}")
+
+
 @app.command("config")
 def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print every resolved value and exit."""

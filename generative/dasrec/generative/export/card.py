@@ -7,6 +7,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from dasrec.core import Corpus, SemanticIds
+from dasrec.generative.data.prompts import PromptConfig
 
 Metrics = Mapping[str, Mapping[str, float]]
 """{split: {metric: value}} over all queries of the split."""
@@ -30,8 +31,8 @@ class Facts(NamedTuple):
     """As the hub writes it; None where nobody said."""
     metrics: Metrics
     """Empty where the model was not evaluated."""
-    max_history: int
-    """Items of the history in a prompt."""
+    prompt: PromptConfig
+    """The prompt format."""
     grammar: bool
     """Whether sids.ebnf was written."""
     users: bool
@@ -132,14 +133,11 @@ def _number(name: str, value: float | None) -> str:
 def _use(facts: Facts, sids: SemanticIds) -> str:
     levels = range(len(sids.items.level_sizes))
     item = "".join(f"<i{level}_{3 + level}>" for level in levels)
-    user = "".join(f"<u{level}_{7 + level}>" for level in range(_user_levels(sids)))
-    known = f"`<|das_user|>{user}` and the user's semantic ID" if user else ""
-    start = "`<|das_anonymous|>`" + (f" for an unknown user, or {known}" if known else "")
     prompt = json.dumps(f"<|das_anonymous|>{item}{item}")
+    example = "" if facts.prompt.time or facts.prompt.context else f", such as {prompt}"
     return f"""## Use
 
-A prompt is {start}, then the semantic IDs of the
-history, oldest first, at most {facts.max_history} items: {prompt}.
+{_prompt(facts.prompt, sids)}{example}.
 The model goes on with the {len(levels)} codes of the next item.
 
 ```
@@ -150,8 +148,20 @@ needs transformers, torch and safetensors only. A code's probability is taken am
 level, as in training, and only codes that lead to an existing item are allowed."""
 
 
-def _user_levels(sids: SemanticIds) -> int:
-    return 0 if sids.users is None else sids.users.num_levels
+def _prompt(prompt: PromptConfig, sids: SemanticIds) -> str:
+    """What a prompt is made of, in words."""
+    start = "`<|das_anonymous|>`"
+    if prompt.user_sid and sids.users is not None:
+        user = "".join(f"<u{level}_{7 + level}>" for level in range(sids.users.num_levels))
+        start += f" for an unknown user, or `<|das_user|>{user}` with the codes of the user"
+    if prompt.context:
+        start += f"; `<|das_text|>` and the user's {', '.join(prompt.context)} in words"
+    gaps = " and one for the time since the last item" if prompt.time else ""
+    times = "each after a token for the time since the one before it, " if prompt.time else ""
+    return (
+        f"A prompt is {start}; then the semantic IDs of the history, {times}oldest first, at most "
+        f"{prompt.max_history} items{gaps}"
+    )
 
 
 def _files(facts: Facts) -> str:

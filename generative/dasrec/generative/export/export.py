@@ -86,7 +86,7 @@ def export_generator(
         architecture=model.config.model_type,
         license=config.license,
         metrics=metrics or {},
-        max_history=generator.prompt.max_history,
+        prompt=generator.prompt,
         grammar=grammar,
         users=config.users,
     )
@@ -127,7 +127,7 @@ def _write_lookups(
     generator.prompt.save(scratch)
     write_items(scratch, vocabulary, corpus, sids, tokenizer)
     if config.users:
-        write_users(scratch, vocabulary, corpus, sids, tokenizer)
+        write_users(scratch, vocabulary, corpus, sids, tokenizer, generator.prompt)
     trie.save(scratch / "trie.safetensors")
     if trie.num_leaves <= MAX_SIDS:
         (scratch / "sids.ebnf").write_text(sid_grammar(trie))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from dasrec.core import load_manifest, verify_files
 
@@ -27,6 +26,9 @@ def push_export(path: Path, repo_id: str, *, private: bool = True) -> str:
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=path, commit_message="Upload a dasrec export"
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        raise ValueError(f"--push {repo_id}: the hub refused: {error}") from None
+    except OSError as error:  # of the hub, of the connection, or for want of a login
+        raise ValueError(
+            f"--push {repo_id}: the hub refused: {error}; the export lies in {path}: upload it "
+            f"with `hf upload {repo_id} {path}`"
+        ) from None
     return str(commit)

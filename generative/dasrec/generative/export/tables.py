@@ -9,6 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from dasrec.core import Corpus, SemanticIds
+from dasrec.core.texts import user_texts
+from dasrec.generative.data.prompts import PromptConfig
 from dasrec.generative.model.vocabulary import SidVocabulary
 
 VOCABULARY = "sid_vocabulary.json"
@@ -22,20 +24,24 @@ Levels = tuple[tuple[int, ...], ...]
 def write_vocabulary(
     directory: Path, vocabulary: SidVocabulary, sids: SemanticIds, tokenizer: Any
 ) -> None:
-    """Write sid_vocabulary.json: every SID token with its side, level, code and vocabulary id."""
+    """Write sid_vocabulary.json: every SID token with its side, level, code and vocabulary id.
+
+    `time` lists the tokens of the time buckets and, last, of an unknown gap.
+    """
     tokens: dict[str, dict[str, Any]] = {}
     for side, levels in (("item", vocabulary.item_levels), ("user", vocabulary.user_levels)):
         for level, ids in enumerate(levels):
             for code, name in enumerate(tokenizer.convert_ids_to_tokens(list(ids))):
                 tokens[name] = {"side": side, "level": level, "code": code, "id": ids[code]}
-    control = {
-        name: {"token": tokenizer.convert_ids_to_tokens(token), "id": token}
-        for name, token in vocabulary.control.items()
-    }
+
+    def named(token: int) -> dict[str, Any]:
+        return {"token": tokenizer.convert_ids_to_tokens(token), "id": token}
+
     values = {
         "sids_fingerprint": sids.fingerprint,
         "sids_version": sids.version,
-        "control": control,
+        "control": {name: named(token) for name, token in vocabulary.control.items()},
+        "time": [named(token) for token in vocabulary.time_tokens],
         "tokens": tokens,
     }
     (directory / VOCABULARY).write_text(json.dumps(values, indent=1) + "\n")
@@ -65,8 +71,9 @@ def write_users(
     corpus: Corpus,
     sids: SemanticIds,
     tokenizer: Any,
+    prompt: PromptConfig,
 ) -> None:
-    """Write users.parquet: the SID of every user of the log.
+    """Write users.parquet: the SID of every user of the log, and its context in words if used.
 
     Raises:
         ValueError: the generator knows no user SIDs.
@@ -77,6 +84,8 @@ def write_users(
         )
     codes = np.asarray(sids.users.codes)
     columns = _sid_columns(codes, vocabulary.user_levels, tokenizer)
+    if prompt.context:
+        columns.append(user_texts(corpus, prompt.context, max_history=0).alias("context"))
     corpus.users.select("user_id").with_columns(columns).write_parquet(directory / USERS)
 
 
