@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from tests.generative.world import (
     World,
@@ -32,7 +33,9 @@ from dasrec.generative import (
     retrieve,
     sft,
 )
-from dasrec.generative.data.sequences import IGNORE, sequence_dataset, text_dataset
+from dasrec.generative.data.sequences import as_table, sequence_dataset, training_windows
+from dasrec.generative.data.text_tasks import TextTasks
+from dasrec.generative.data.tokens import IGNORE
 from dasrec.generative.decoding.exhaustive import score_items
 from dasrec.generative.model.base_model import base_inputs, build_base_model
 from dasrec.generative.training.loss import SidLoss
@@ -70,8 +73,20 @@ def prefix_loss(model: Any, vocabulary: Any, ids: Tensor, labels: Tensor) -> tup
 def test_all_position_loss_equals_the_loss_of_every_prefix(world: World, architecture: str) -> None:
     model, tokenizer, vocabulary = base(world, architecture)
     builder = SequenceBuilder(world.sids, vocabulary)
-    rows = [sequence_dataset(world.corpus, builder, 20)[i] for i in (0, 1)]
-    rows += [text_dataset(world.corpus, builder, tokenizer, 6)[i] for i in (0, 1)]
+    rows = [sequence_dataset(world.corpus, builder)[i] for i in (0, 1)]
+    text = TextTasks(
+        world.corpus,
+        builder,
+        tokenizer,
+        training_windows(world.corpus, 20),
+        max_text_tokens=6,
+        max_tokens=None,
+        seed=0,
+    )
+    rows += [
+        Dataset(as_table(text.item_to_text(0, 2)))[0],
+        Dataset(as_table(text.text_to_item(0, 2)))[1],
+    ]
     width = max(len(row["input_ids"]) for row in rows)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     labels = torch.full((len(rows), width), IGNORE)
@@ -102,7 +117,7 @@ def test_lora_trains_its_matrices_and_the_new_rows_and_nothing_else(
     assert rows == (1 if tied else 2)
 
     builder = SequenceBuilder(world.sids, vocabulary)
-    row = sequence_dataset(world.corpus, builder, 20)[0]
+    row = sequence_dataset(world.corpus, builder)[0]
     ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
     wrapped.train()
     optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=1.0)
@@ -135,7 +150,7 @@ def test_trained_rows_of_a_wrapped_head_give_the_merged_models_loss(world: World
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary), 20)[1]
+    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary))[1]
     ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
     losses = []
     wrapped.eval()
@@ -148,7 +163,7 @@ def test_trained_rows_of_a_wrapped_head_give_the_merged_models_loss(world: World
 def test_a_bfloat16_model_has_a_loss(world: World) -> None:
     model, _, vocabulary = base(world, "qwen3")
     wrapped = add_lora(model.bfloat16(), vocabulary, {"r": 2, "target_modules": "all-linear"})
-    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary), 20)[0]
+    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary))[0]
     ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
     for part in (wrapped, wrapped.merge_and_unload()):
         hidden = part(input_ids=ids, output_hidden_states=True).hidden_states[-1]
@@ -163,7 +178,7 @@ def test_a_bfloat16_model_has_a_loss(world: World) -> None:
         ({"trainer": {"learning_rate": "1e-3"}}, "expected a number, got the text '1e-3'"),
         ({"trainer": {"output_dir": "x"}}, "output_dir: is set by dasrec"),
         ({"base": scratch("gpt2", n_embed=8)}, "n_embed: the gpt2 config.*did you mean 'n_embd'"),
-        ({"max_history": 0}, "max_history: expected greater than or equal to 1"),
+        ({"prompt": {"max_history": 0}}, "max_history: expected greater than or equal to 1"),
     ],
 )
 def test_wrong_options_are_found_at_once(values: dict[str, Any], message: str) -> None:
@@ -274,7 +289,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = pretrain_config(
         base=scratch("gpt2", n_embd=32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
         trainer=longer,
-        text_fraction=0.0,
+        tasks={},
         validation_queries=0,
     )
     pretrain(config, world.corpus, world.sids, root / "base")
@@ -296,7 +311,7 @@ def test_a_trained_generator_finds_the_next_step_of_the_walk(
     generator = load_generator(trained / "lm", world.sids)
     trie = build_trie(world.corpus, world.sids, generator.vocabulary)
     builder = SequenceBuilder(world.sids, generator.vocabulary)
-    prompts = query_prompts(world.corpus, builder, lists.queries[:5], config.max_history)
+    prompts = query_prompts(world.corpus, builder, lists.queries[:5])
     for row in range(5):
         ids = torch.from_numpy(prompts.tokens[prompts.starts[row] : prompts.starts[row + 1]])[None]
         scores = score_items(generator.model, ids, torch.ones_like(ids), trie)[0].numpy()
@@ -320,7 +335,7 @@ def test_a_base_model_generates_without_fine_tuning(
     vocabulary = load_generator(trained / "base", world.sids).vocabulary
     trie = build_trie(world.corpus, world.sids, vocabulary)
     builder = SequenceBuilder(world.sids, vocabulary)
-    prompts = query_prompts(world.corpus, builder, lists.queries[:3], config.max_history)
+    prompts = query_prompts(world.corpus, builder, lists.queries[:3])
     for row in range(3):
         ids = torch.from_numpy(prompts.tokens[prompts.starts[row] : prompts.starts[row + 1]])[None]
         scores = score_items(model, ids, torch.ones_like(ids), trie)[0].numpy()

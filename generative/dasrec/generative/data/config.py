@@ -1,5 +1,7 @@
 """What a generator is trained and validated on."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from dasrec.core import StageConfig
@@ -56,6 +58,14 @@ class DataConfig(StageConfig):
 
     tasks: TaskWeights = TaskWeights()
     """What is trained, and how often."""
+
+    rows: Literal["positions", "prefixes"] = "positions"
+    """`positions`: every item of a history is a target, all in one pass. `prefixes`: one example
+    per target with the history before it, as LC-Rec and TIGER train; for comparison."""
+
+    batching: Literal["packed", "padded"] = "packed"
+    """`packed`: random rows one after the other, without padding. `padded`: rows of similar length
+    together, for models that cannot run on packed rows."""
 
     max_text_tokens: int = Field(32, ge=1)
     """Text tokens per item at most."""

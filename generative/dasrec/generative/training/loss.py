@@ -8,6 +8,7 @@ Shape letters: B sequences, T positions, H hidden width, V vocabulary, K codes o
 N targets.
 """
 
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
-from dasrec.generative.data.sequences import IGNORE
+from dasrec.generative.data.tokens import IGNORE
+from dasrec.generative.model.split_tokens import SplitTokensLayer
 from dasrec.generative.model.vocabulary import SidVocabulary
 
 TEXT = -1
@@ -42,7 +44,9 @@ class SidLoss:
         for number, ids in enumerate(vocabulary.item_levels):
             self.level_of_token[list(ids)] = number
             self.code_of_token[list(ids)] = torch.arange(len(ids))
-        self.levels = [torch.tensor(ids) for ids in vocabulary.item_levels]
+        self.item_tokens = torch.tensor([t for ids in vocabulary.item_levels for t in ids])
+        ends = list(accumulate(map(len, vocabulary.item_levels), initial=0))
+        self.spans = [slice(*ends_of) for ends_of in pairwise(ends)]
         self.label_smoothing = label_smoothing
 
     def __call__(self, model: Any, hidden_BTH: Tensor, labels_BT: Tensor) -> LossSum:
@@ -60,12 +64,13 @@ class SidLoss:
         level_N = self.level_of_token.to(labels_N.device)[labels_N]
         output, config = model.get_output_embeddings(), model.config.get_text_config()
         total = hidden_NH.new_zeros((), dtype=torch.float32)
+        items = _Rows(output, self.item_tokens.to(labels_N.device))
         for level in torch.unique(level_N).tolist():
             at = level_N == level
             if level == TEXT:
-                logits, target = output(hidden_NH[at].to(output.weight.dtype)), labels_N[at]
+                logits, target = output(hidden_NH[at].to(_dtype(output))), labels_N[at]
             else:
-                logits = level_logits(output, hidden_NH[at], self.levels[level])
+                logits = items.logits(hidden_NH[at], self.spans[level])
                 target = self.code_of_token.to(labels_N.device)[labels_N[at]]
             total = total + F.cross_entropy(
                 rescale(logits.float(), config),
@@ -76,27 +81,42 @@ class SidLoss:
         return LossSum(total, len(labels_N))
 
 
-def level_logits(output: Any, hidden_NH: Tensor, tokens_K: Tensor) -> Tensor:
-    """(N, K) logits of some tokens only, differentiable in the rows that are being trained.
+class _Rows:
+    """The output layer cut down to some tokens, differentiable in the rows that are trained.
 
-    Reads the trained rows of peft's TrainableTokensWrapper directly: its own forward copies and
-    back-propagates the whole (V, H) matrix. Any other wrapped head is run in full and sliced.
+    The rows are taken once for all levels: on a trained matrix each taking costs a gradient of
+    the size of the whole matrix.
     """
-    tokens_K = tokens_K.to(hidden_NH.device)
-    if isinstance(output, TrainableTokensWrapper) and len(output.active_adapters) == 1:
-        adapter = output.token_adapter
-        (name,) = output.active_adapters
-        trained = torch.tensor(adapter.token_indices[name], device=tokens_K.device)
-        row_K = torch.searchsorted(trained, tokens_K)
-        found = row_K < len(trained)
-        if bool(found.all()) and bool((trained[row_K] == tokens_K).all()):
-            weight = adapter.trainable_tokens_delta[name][row_K]
-            return F.linear(hidden_NH.to(weight.dtype), weight)  # peft keeps the rows in float32
-    if type(output) is nn.Linear:
-        bias = None if output.bias is None else output.bias[tokens_K]
-        return F.linear(hidden_NH.to(output.weight.dtype), output.weight[tokens_K], bias)
-    logits: Tensor = output(hidden_NH.to(output.weight.dtype))[:, tokens_K]
-    return logits
+
+    def __init__(self, output: Any, tokens: Tensor) -> None:
+        self.output, self.tokens = output, tokens
+        self.weight: Tensor | None = None
+        self.bias = getattr(getattr(output, "original_module", output), "bias", None)
+        if isinstance(output, TrainableTokensWrapper) and len(output.active_adapters) == 1:
+            layer = output.token_adapter
+            on = isinstance(layer, SplitTokensLayer) and not (
+                layer.disable_adapters or layer.merged
+            )
+            if on and bool((layer.rows_of(tokens) >= 0).all()):
+                (name,) = layer.active_adapters
+                self.weight = layer.trainable_tokens_delta[name][layer.rows_of(tokens)]
+        elif type(output) is nn.Linear:
+            self.weight = output.weight[tokens]
+
+    def logits(self, hidden_NH: Tensor, span: slice) -> Tensor:
+        """(N, K) logits of the tokens at `span`; an output layer of another kind is run in full."""
+        if self.weight is None:
+            logits: Tensor = self.output(hidden_NH.to(_dtype(self.output)))[:, self.tokens[span]]
+            return logits
+        weight = self.weight[span]
+        bias = None if self.bias is None else self.bias[self.tokens[span]].to(weight.dtype)
+        return F.linear(hidden_NH.to(weight.dtype), weight, bias)  # peft keeps rows in float32
+
+
+def _dtype(output: Any) -> torch.dtype:
+    """Type of an output layer's weights; peft's wrapper copies the matrix when asked for it."""
+    dtype: torch.dtype = getattr(output, "original_module", output).weight.dtype
+    return dtype
 
 
 def rescale(logits: Tensor, config: Any) -> Tensor:

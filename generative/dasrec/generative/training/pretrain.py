@@ -7,34 +7,22 @@ initialise the tokens (`num_train_epochs: 0`).
 """
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from dasrec.core import (
-    Corpus,
-    Manifest,
-    SemanticIds,
-    check_free,
-    recipe_digest,
-    work_dir,
-    write_artifact,
-)
-from dasrec.generative.data.config import DataConfig
+from dasrec.core import Corpus, Manifest, SemanticIds, check_free
+from dasrec.generative.data.config import DataConfig, TaskWeights
+from dasrec.generative.data.prompts import PromptConfig
+from dasrec.generative.data.sequences import sequence_builder
 from dasrec.generative.model.base_model import base_inputs, build_base_model, pin_generation
 from dasrec.generative.model.config import BaseModelConfig
 from dasrec.generative.options import check_options, field_names
-from dasrec.generative.training.trainer import (
-    SET_BY_US,
-    ProgressLog,
-    SidTrainerMixin,
-    last_checkpoint,
-    plan_training,
-    trainer_arguments,
-)
+from dasrec.generative.training.artifact import training_folder, write_trained
+from dasrec.generative.training.plan import plan_training
+from dasrec.generative.training.trainer import SET_BY_US, SidTrainerMixin, trainer_arguments
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +32,12 @@ class PretrainConfig(DataConfig):
 
     base: BaseModelConfig
     """Which language model to start from."""
+
+    prompt: PromptConfig = PromptConfig()
+    """How a history is written, here and in all that goes on from this model."""
+
+    tasks: TaskWeights = TaskWeights(item_to_text=0.1, text_to_item=0.1)
+    """What is trained, and how often."""
 
     trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
     """Handed to transformers.TrainingArguments as is."""
@@ -70,7 +64,8 @@ def pretrain(
 ) -> Manifest:
     """Build the base model with SID tokens and train it in full on training interactions.
 
-    Resumes from the last finished epoch if it was interrupted.
+    Resumes from the last checkpoint (one per epoch, or every `trainer.save_steps` steps too) if it
+    was interrupted. Several processes of `accelerate launch` share each batch.
 
     Returns:
         The manifest of the base_model artifact: a plain transformers directory (model, tokenizer)
@@ -79,44 +74,37 @@ def pretrain(
     check_free(out, replace)
     inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
     inputs |= base_inputs(config.base)
-    prints = {name: manifest.fingerprint for name, manifest in inputs.items()}
-    work = work_dir(out, recipe_digest("base_model", config.as_json(), prints, seed))
+    work = training_folder(out, "base_model", config.as_json(), inputs, seed)
     options = trainer_arguments(config, config.trainer, work, seed)
-    model, tokenizer, vocabulary = build_base_model(config.base, corpus, sids, seed=seed)
+    model, tokenizer, vocabulary = build_base_model(
+        config.base, corpus, sids, seed=seed, has_time=config.prompt.time
+    )
+    builder = sequence_builder(config.prompt, corpus, sids, vocabulary, tokenizer)
     metrics: dict[str, Any] = {"parameters": model.num_parameters()}
+    weights = None
     if options.get("num_train_epochs", 3) > 0:
         args = TrainingArguments(**options)
-        batch_size = args.per_device_train_batch_size
-        plan = plan_training(config, corpus, sids, vocabulary, tokenizer, model, batch_size, seed)
+        plan = plan_training(config, corpus, sids, builder, tokenizer, model, args)
         trainer = SidPretrainer(
             model=model,
             args=args,
             train_dataset=plan.dataset,
             eval_dataset=plan.dataset.select([0]),  # `evaluate` generates instead
             data_collator=plan.collator,
-            callbacks=[ProgressLog(out.name)],
         )
-        trainer.plan = plan
-        trainer.remove_callback(PrinterCallback)  # our log has the figures
         log.info("%s: %s parameters", out.name, f"{metrics['parameters']:,}")
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+        trainer.start(plan, out.name, config.trainer)
         metrics |= {"best": trainer.state.best_metric, "log": trainer.state.log_history}
+        weights = trainer.weights()
         pin_generation(model, tokenizer)
 
     def payload(scratch: Path) -> None:
-        model.save_pretrained(scratch)
+        model.save_pretrained(scratch, state_dict=weights)
         tokenizer.save_pretrained(scratch)
         vocabulary.save(scratch)
+        config.prompt.save(scratch)
 
-    manifest = write_artifact(
-        out,
-        "base_model",
-        config.as_json(),
-        inputs,
-        payload,
-        seed=seed,
-        metrics=metrics,
-        replace=replace,
-    )
-    shutil.rmtree(work)
-    return manifest
+    return write_trained(
+        out, "base_model", config.as_json(), inputs, payload, work,
+        seed=seed, metrics=metrics, replace=replace,
+    )  # fmt: skip

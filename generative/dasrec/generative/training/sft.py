@@ -1,16 +1,13 @@
-"""Stage `sft`: LoRA fine-tuning through trl, with the SID token rows trainable beside it."""
+"""Stage `sft`: fine-tuning through trl, with LoRA and the SID token rows beside it or in full."""
 
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from pydantic import Field, model_validator
-from transformers import PrinterCallback
-from transformers.pytorch_utils import Conv1D
+from peft import LoraConfig
+from pydantic import model_validator
 from trl import SFTConfig, SFTTrainer
 
 from dasrec.core import (
@@ -19,77 +16,42 @@ from dasrec.core import (
     SemanticIds,
     check_free,
     load_manifest,
-    recipe_digest,
     seed_everything,
-    work_dir,
-    write_artifact,
 )
 from dasrec.generative.data.config import DataConfig
-from dasrec.generative.model.base_model import load_base
+from dasrec.generative.data.prompts import load_prompt
+from dasrec.generative.data.sequences import sequence_builder
+from dasrec.generative.model.base_model import load_base, pin_generation
 from dasrec.generative.model.load import ADAPTER, POINTER
-from dasrec.generative.model.vocabulary import SidVocabulary, load_vocabulary
+from dasrec.generative.model.vocabulary import load_vocabulary
 from dasrec.generative.options import check_options, field_names
-from dasrec.generative.training.trainer import (
-    PRIMARY,
-    SET_BY_US,
-    ProgressLog,
-    SidTrainerMixin,
-    last_checkpoint,
-    plan_training,
-    trainer_arguments,
-)
+from dasrec.generative.training.artifact import training_folder, write_trained
+from dasrec.generative.training.lora import add_lora, portable
+from dasrec.generative.training.plan import TrainingPlan, plan_training
+from dasrec.generative.training.trainer import SET_BY_US, SidTrainerMixin, trainer_arguments
+from dasrec.generative.training.validation import PRIMARY
 
 log = logging.getLogger(__name__)
 
 
 class SftConfig(DataConfig):
-    """LoRA, training data and trainer options."""
+    """LoRA or all weights, training data and trainer options."""
 
-    text_fraction: float = Field(0.0, ge=0, le=1)
-    """Share of the item text <-> SID examples drawn per epoch; 0 trains on behaviour only."""
-
-    lora: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  # noqa: RUF012
-    """Handed to peft.LoraConfig as is."""
+    lora: dict[str, Any] | None = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  # noqa: RUF012
+    """Handed to peft.LoraConfig as is; null fine-tunes all weights."""
 
     trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
     """Handed to trl.SFTConfig as is."""
 
     @model_validator(mode="after")
     def _known_options(self) -> "SftConfig":
-        check_options(self.lora, field_names(LoraConfig), "peft.LoraConfig")
+        check_options(self.lora or {}, field_names(LoraConfig), "peft.LoraConfig")
         check_options(self.trainer, field_names(SFTConfig), "trl.SFTConfig", SET_BY_US)
         return self
 
 
 class SidSftTrainer(SidTrainerMixin, SFTTrainer):  # type: ignore[misc]  # trl is untyped here
     """trl.SFTTrainer with the SID loss."""
-
-
-def add_lora(model: Any, vocabulary: SidVocabulary, options: dict[str, Any]) -> PeftModel:
-    """Wrap a SID base model: LoRA matrices and the added token rows train, nothing else.
-
-    On an untied model the rows of both the input and the output matrix must be named; a plain
-    list of indices would silently train the input side only.
-    """
-    new = vocabulary.new_token_ids
-    tied = bool(model.config.get_text_config().tie_word_embeddings)
-    indices = new if tied else {_module_name(model, side): new for side in ("input", "output")}
-    defaults = {
-        "task_type": "CAUSAL_LM",
-        "trainable_token_indices": indices,
-        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2
-    }
-    wrapped = get_peft_model(model, LoraConfig(**{**defaults, **options}))
-    head = wrapped.get_output_embeddings()
-    if not hasattr(head, "bias"):  # trl >= 1.7 reads the head's bias; peft's wrapper hides it
-        head.bias = getattr(getattr(head, "original_module", None), "bias", None)
-    return wrapped
-
-
-def _module_name(model: Any, side: str) -> str:
-    wanted = getattr(model, f"get_{side}_embeddings")()
-    names = [name for name, module in model.named_modules() if module is wanted]
-    return str(names[0]).split(".")[-1]
 
 
 def sft(
@@ -104,30 +66,33 @@ def sft(
 ) -> Manifest:
     """Fine-tune the base model for next-item generation on training interactions.
 
-    Resumes from the last finished epoch if it was interrupted.
+    Resumes from the last checkpoint (one per epoch, or every `trainer.save_steps` steps too) if it
+    was interrupted. Several processes of `accelerate launch` share each batch.
 
     Returns:
-        The manifest of the generator artifact: `adapter/` (as peft saves it), the tokenizer, and
-        base.json with the relative path of the base model.
+        The manifest of a "generator": `adapter/` (as peft saves it), the tokenizer, and base.json
+        with the relative path of the base model; or, without LoRA, of a "base_model" like that of
+        `pretrain`.
     """
     check_free(out, replace)
     base_manifest = load_manifest(base_path, "base_model")
     sids.check_built_from(base_path, base_manifest)
+    kind = "base_model" if config.lora is None else "generator"
     inputs = {
         "corpus": corpus.manifest,
         "semantic_ids": sids.manifest,
         "base_model": base_manifest,
     }
-    prints = {name: manifest.fingerprint for name, manifest in inputs.items()}
-    work = work_dir(out, recipe_digest("generator", config.as_json(), prints, seed))
+    work = training_folder(out, kind, config.as_json(), inputs, seed)
     options = trainer_arguments(config, config.trainer, work, seed)
-    vocabulary = load_vocabulary(base_path)
-    base, tokenizer = load_base(base_path)
-    seed_everything(seed, "lora")
-    model = add_lora(base, vocabulary, config.lora)
+    vocabulary, prompt = load_vocabulary(base_path), load_prompt(base_path)
+    model, tokenizer = load_base(base_path)
+    builder = sequence_builder(prompt, corpus, sids, vocabulary, tokenizer)
+    if config.lora is not None:
+        seed_everything(seed, "lora")
+        model = add_lora(model, vocabulary, config.lora)
     args = SFTConfig(**{"max_length": None, **options})
-    batch_size = args.per_device_train_batch_size
-    plan = plan_training(config, corpus, sids, vocabulary, tokenizer, model, batch_size, seed)
+    plan = plan_training(config, corpus, sids, builder, tokenizer, model, args)
     trainer = SidSftTrainer(
         model=model,
         args=args,
@@ -135,51 +100,49 @@ def sft(
         eval_dataset=plan.dataset.select([0]),  # `evaluate` generates instead
         data_collator=plan.collator,
         processing_class=tokenizer,
-        callbacks=[ProgressLog(out.name)],
     )
-    trainer.plan = plan
-    trainer.remove_callback(PrinterCallback)  # our log has the figures
-    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    metrics = _train(trainer, plan, config, base_path, out.name)
+    weights = trainer.weights()
+    relative = os.path.relpath(base_path.resolve(), out.resolve())
+
+    def payload(scratch: Path) -> None:
+        if config.lora is None:
+            pin_generation(model, tokenizer)
+            model.save_pretrained(scratch, state_dict=weights)
+        else:
+            portable(model, relative)
+            model.save_pretrained(scratch / ADAPTER, state_dict=weights)
+            (scratch / ADAPTER / "README.md").unlink(missing_ok=True)
+            (scratch / POINTER).write_text(json.dumps({"path": relative}))
+        tokenizer.save_pretrained(scratch)
+        vocabulary.save(scratch)
+        prompt.save(scratch)
+
+    return write_trained(
+        out, kind, config.as_json(), inputs, payload, work,
+        seed=seed, metrics=metrics, replace=replace,
+    )  # fmt: skip
+
+
+def _train(
+    trainer: SidSftTrainer, plan: TrainingPlan, config: SftConfig, base_path: Path, name: str
+) -> dict[str, Any]:
+    """Train; the model ends with its best epoch's weights, or as it was if none was better."""
+    model = trainer.model
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    start = {n: p.detach().clone() for n, p in trained.items()} if config.lora else None
     before = plan.validator(model) if plan.validator is not None else {}
-    log.info("%s: before fine-tuning %s", out.name, before)
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    log.info("%s: before fine-tuning %s", name, before)
+    trainer.start(plan, name, config.trainer)
     best = trainer.state.best_metric
     improved = not before or best is None or best >= before[PRIMARY]
     if not improved:
-        log.warning(
-            "%s: no epoch was better than the base model; the adapter is left idle", out.name
-        )
-        model.load_state_dict(start, strict=False)
-    relative = os.path.relpath(base_path.resolve(), out.resolve())
-    adapter = model.peft_config["default"]
-    # An absolute path would tie the adapter to this machine and change its fingerprint, and so
-    # would the order of a set, which differs between processes.
-    adapter.base_model_name_or_path = relative
-    if not isinstance(adapter.target_modules, str):  # a pattern stays as it is
-        adapter.target_modules = sorted(adapter.target_modules)
-
-    def payload(scratch: Path) -> None:
-        model.save_pretrained(scratch / ADAPTER)
-        (scratch / ADAPTER / "README.md").unlink(missing_ok=True)
-        tokenizer.save_pretrained(scratch)
-        vocabulary.save(scratch)
-        (scratch / POINTER).write_text(json.dumps({"path": relative}))
-
-    manifest = write_artifact(
-        out,
-        "generator",
-        config.as_json(),
-        inputs,
-        payload,
-        seed=seed,
-        metrics={
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "before": before,
-            "best": best,
-            "improved": improved,
-            "log": trainer.state.log_history,
-        },
-        replace=replace,
-    )
-    shutil.rmtree(work)
-    return manifest
+        log.warning("%s: no epoch was better than the base model, whose weights are kept", name)
+        model.load_state_dict(start or load_base(base_path)[0].state_dict(), strict=False)
+    return {
+        "trainable_parameters": sum(p.numel() for p in trained.values()),
+        "before": before,
+        "best": best,
+        "improved": improved,
+        "log": trainer.state.log_history,
+    }

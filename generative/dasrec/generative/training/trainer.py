@@ -1,35 +1,19 @@
 """What full and LoRA training share: the SID loss, the batches, validation by generation."""
 
 import logging
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset, concatenate_datasets
 from torch import Tensor
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
-from dasrec.core import Corpus, SemanticIds, generator
-from dasrec.eval.ranking_metrics import ranking_metrics
-from dasrec.generative.data.batches import LengthGroupedBatches, SequenceCollator
 from dasrec.generative.data.config import DataConfig
-from dasrec.generative.data.sequences import SequenceBuilder, sequence_dataset, text_dataset
-from dasrec.generative.model.vocabulary import SidVocabulary
-from dasrec.generative.retrieve import (
-    RetrieveConfig,
-    build_trie,
-    generate_lists,
-    query_prompts,
-    seen_items,
-)
-from dasrec.generative.training.loss import SidLoss
+from dasrec.generative.model.packed_attention import last_hidden, packed_batches
+from dasrec.generative.training.plan import TrainingPlan
+from dasrec.generative.training.validation import PRIMARY
 
 log = logging.getLogger(__name__)
-
-PRIMARY = "ndcg@10"
 
 SET_BY_US = (
     "output_dir",
@@ -42,42 +26,9 @@ SET_BY_US = (
     "greater_is_better",
     "label_smoothing_factor",
     "dataloader_drop_last",
+    "train_sampling_strategy",
 )
 """Trainer options that the stage needs for itself (smoothing has a field of its own)."""
-
-
-class Validator:
-    """Recall and NDCG of generated lists on a fixed subset of the validation queries."""
-
-    def __init__(
-        self, config: DataConfig, corpus: Corpus, sids: SemanticIds, builder: SequenceBuilder
-    ) -> None:
-        """Draw the queries and render their prompts once."""
-        queries = corpus.queries("valid")
-        rng = generator(0, "validation")  # the same subset for every seed
-        chosen = np.sort(rng.permutation(queries)[: config.validation_queries])
-        if not len(chosen):
-            raise ValueError(
-                "validation_queries: the corpus has no validation query to choose an epoch on; "
-                "set it to 0 to keep the last epoch"
-            )
-        self.targets = corpus.item_idx[chosen]
-        self.prompts = query_prompts(corpus, builder, chosen, config.max_history)
-        self.excluded = seen_items(RetrieveConfig(exclude_seen="as_in_training"), corpus, chosen)
-        self.trie = build_trie(corpus, sids, builder.vocabulary)
-        width = min(20, corpus.num_items)
-        self.retrieve = RetrieveConfig(num_beams=config.validation_beams, num_items=width)
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        """Metrics of `model`, which is left in the mode it came in."""
-        was_training = model.training
-        model.eval()
-        items, _ = generate_lists(
-            model, self.trie, self.prompts, self.retrieve, excluded=self.excluded
-        )
-        model.train(was_training)
-        found = ranking_metrics(items, self.targets, (10,))
-        return {PRIMARY: found[PRIMARY], "recall@10": found["recall@10"]}
 
 
 class ProgressLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -92,65 +43,17 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         """One line per logging step or validation."""
         keep = {k: v for k, v in (logs or {}).items() if k in ("loss", "learning_rate")}
         keep |= {k.removeprefix("eval_"): v for k, v in (logs or {}).items() if "eval_" in k}
-        if keep:
+        if keep and state.is_world_process_zero:
             shown = "  ".join(f"{key} {float(value):.4g}" for key, value in keep.items())
             log.info("%s: epoch %.2f/%d  %s", self.name, state.epoch, state.num_train_epochs, shown)
 
 
-class TrainingPlan(NamedTuple):
-    """What a trainer is given: the rows, how they are batched, and how the model is judged."""
+class SaveInsideEpochs(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Also saves every `save_steps` steps, so that a long epoch can be resumed in its middle."""
 
-    dataset: Dataset
-    batches: LengthGroupedBatches
-    collator: SequenceCollator
-    sid_loss: SidLoss
-    validator: Validator | None
-
-
-def plan_training(
-    config: DataConfig,
-    corpus: Corpus,
-    sids: SemanticIds,
-    vocabulary: SidVocabulary,
-    tokenizer: Any,
-    model: Any,
-    batch_size: int,
-    seed: int,
-) -> TrainingPlan:
-    """Render the training rows of all tasks and what goes with them.
-
-    Raises:
-        ValueError: rows longer than the model's positions, or nothing to validate on.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("the generator trains in one process; start dasrec without torchrun")
-    builder = SequenceBuilder(sids, vocabulary)
-    tasks, fractions = [sequence_dataset(corpus, builder, config.max_history)], [1.0]
-    if config.text_fraction > 0:
-        tasks.append(text_dataset(corpus, builder, tokenizer, config.max_text_tokens))
-        fractions.append(config.text_fraction)
-    tasks = [task for task in tasks if len(task)] or tasks[:1]
-    lengths = [_row_lengths(task) for task in tasks]
-    longest = max(int(rows.max(initial=0)) for rows in lengths)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and longest > limit:
-        raise ValueError(
-            f"max_history, max_text_tokens: a training row has {longest} tokens, the model "
-            f"{limit} positions; lower them or take a model with more"
-        )
-    return TrainingPlan(
-        dataset=concatenate_datasets(tasks),
-        batches=LengthGroupedBatches(lengths, fractions, batch_size, seed),
-        collator=SequenceCollator(
-            tokenizer.pad_token_id,
-            vocabulary.control["<|user|>"],
-            vocabulary.control["<|anonymous|>"],
-            1 + len(vocabulary.user_levels),
-            config.user_dropout,
-        ),
-        sid_loss=SidLoss(vocabulary, config.label_smoothing),
-        validator=Validator(config, corpus, sids, builder) if config.validation_queries else None,
-    )
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint."""
+        control.should_save |= state.global_step % state.save_steps == 0
 
 
 class SidTrainerMixin:
@@ -158,45 +61,59 @@ class SidTrainerMixin:
 
     plan: TrainingPlan
 
+    def start(self: Any, plan: TrainingPlan, name: str, options: dict[str, Any]) -> Any:
+        """Train by a plan, from the last checkpoint if there is one.
+
+        Args:
+            plan: rows, batches, loss, validation.
+            name: shown in progress lines.
+            options: the user's trainer options.
+        """
+        self.plan = plan
+        self.add_callback(ProgressLog(name))
+        self.remove_callback(PrinterCallback)  # our log has the figures
+        if "save_steps" in options:
+            self.add_callback(SaveInsideEpochs())
+        return self.train(resume_from_checkpoint=last_checkpoint(Path(self.args.output_dir)))
+
+    def weights(self: Any) -> dict[str, Tensor]:
+        """State dict of the model; where it is cut into shards, all processes must ask."""
+        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return state
+
     def compute_loss(
         self: Any,
         model: Any,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean SID loss over the targets of the (accumulated) batch.
-
-        The model runs through its wrapper, so that distributed hooks fire, but makes the logits
-        of one position only; the loss makes those it needs.
-        """
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            output_hidden_states=True,
-            logits_to_keep=1,
-            use_cache=False,
-        )
-        total, count = self.plan.sid_loss(
-            self.accelerator.unwrap_model(model), outputs.hidden_states[-1], inputs["labels"]
-        )
+        """Mean SID loss over the targets of the (accumulated) batch of all processes."""
+        labels = inputs.pop("labels")
+        hidden = last_hidden(model, inputs)
+        inner = self.accelerator.unwrap_model(model)
+        total, count = self.plan.sid_loss(inner, hidden, labels)
         if num_items_in_batch is None:
             loss = total / max(count, 1)
         else:
             loss = total / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"hidden": hidden}) if return_outputs else loss
+
+    def training_step(self: Any, model: Any, inputs: dict[str, Any], *args: Any) -> Tensor:
+        """One step; recomputed layers run on packed rows as well, so the way back is inside."""
+        step: Tensor
+        if not self.plan.collator.packed:
+            step = super().training_step(model, inputs, *args)  # type: ignore[misc]
+            return step
+        with packed_batches(self.accelerator.unwrap_model(model)):
+            step = super().training_step(model, inputs, *args)  # type: ignore[misc]
+        return step
 
     def get_train_dataloader(self: Any) -> Any:
-        """Batches of similar length, one task each."""
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=self.plan.batches,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        return self.accelerator.prepare(loader)
+        """The plan's batches of this process."""
+        return self.plan.loader(self.args)
 
     def evaluate(self: Any, *_: Any, **__: Any) -> dict[str, float]:
         """Generate lists for the validation queries."""
@@ -225,6 +142,7 @@ def trainer_arguments(config: DataConfig, options: dict[str, Any], work: Path, s
         "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
         "bf16": False,
         "activation_checkpointing": False,
         "seed": seed,
@@ -239,8 +157,3 @@ def last_checkpoint(work: Path) -> str | None:
     """The latest complete checkpoint, or None; trainer_state.json is written last."""
     complete = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
     return str(max(complete, key=lambda p: int(p.name.split("-")[1]))) if complete else None
-
-
-def _row_lengths(dataset: Dataset) -> Any:
-    column = dataset.data.column("input_ids").combine_chunks()
-    return column.value_lengths().to_numpy()

@@ -1,0 +1,49 @@
+"""LoRA on a SID base model, with the rows of the added tokens trainable beside it."""
+
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.pytorch_utils import Conv1D
+
+from dasrec.generative.model.split_tokens import split_token_rows
+from dasrec.generative.model.vocabulary import SidVocabulary
+
+
+def add_lora(model: Any, vocabulary: SidVocabulary, options: dict[str, Any]) -> PeftModel:
+    """Wrap a SID base model: LoRA matrices and the added token rows train, nothing else.
+
+    On an untied model the rows of both the input and the output matrix must be named; a plain
+    list of indices would silently train the input side only.
+    """
+    new = vocabulary.new_token_ids
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    indices = new if tied else {_module_name(model, side): new for side in ("input", "output")}
+    defaults = {
+        "task_type": "CAUSAL_LM",
+        "trainable_token_indices": indices,
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2
+    }
+    wrapped = get_peft_model(model, LoraConfig(**{**defaults, **options}))
+    split_token_rows(wrapped)
+    head = wrapped.get_output_embeddings()
+    if not hasattr(head, "bias"):  # trl >= 1.7 reads the head's bias; peft's wrapper hides it
+        head.bias = getattr(getattr(head, "original_module", None), "bias", None)
+    return wrapped
+
+
+def portable(wrapped: PeftModel, base_path: str) -> None:
+    """Name the base model by a relative path and sort what peft keeps as sets.
+
+    An absolute path would tie the adapter to this machine and change its fingerprint, and so would
+    the order of a set, which differs between processes.
+    """
+    adapter = wrapped.peft_config["default"]
+    adapter.base_model_name_or_path = base_path
+    if not isinstance(adapter.target_modules, str):  # a pattern stays as it is
+        adapter.target_modules = sorted(adapter.target_modules)
+
+
+def _module_name(model: Any, side: str) -> str:
+    wanted = getattr(model, f"get_{side}_embeddings")()
+    names = [name for name, module in model.named_modules() if module is wanted]
+    return str(names[0]).split(".")[-1]

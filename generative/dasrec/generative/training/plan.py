@@ -1,0 +1,106 @@
+"""What a trainer is given: the rows, how they are batched, and how the model is judged."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset, concatenate_datasets
+
+from dasrec.core import Corpus, SemanticIds
+from dasrec.core.processes import processes
+from dasrec.generative.data.batches import BatchSampler, EpochLoader, RowReader
+from dasrec.generative.data.config import DataConfig
+from dasrec.generative.data.packing import Collator
+from dasrec.generative.data.sequences import SequenceBuilder
+from dasrec.generative.data.tasks import training_rows
+from dasrec.generative.model.packed_attention import check_packed
+from dasrec.generative.training.loss import SidLoss
+from dasrec.generative.training.validation import Validator
+
+
+class TrainingPlan(NamedTuple):
+    """The rows, how they are batched, and how the model is judged."""
+
+    dataset: Dataset
+    """Rows of all tasks: input_ids and labels."""
+    batches: BatchSampler
+    collator: Collator
+    sid_loss: SidLoss
+    validator: Validator | None
+
+    def loader(self, args: Any) -> EpochLoader:
+        """This process's batches; accelerate is not to split them once more."""
+        return EpochLoader(
+            RowReader(self.dataset),
+            batch_sampler=self.batches,
+            collate_fn=self.collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+
+def plan_training(
+    config: DataConfig,
+    corpus: Corpus,
+    sids: SemanticIds,
+    builder: SequenceBuilder,
+    tokenizer: Any,
+    model: Any,
+    args: Any,
+) -> TrainingPlan:
+    """Render the training rows of all tasks and what goes with them.
+
+    Args:
+        config: tasks, rows, batching, validation.
+        corpus: whose training interactions are learned.
+        sids: of its items and users.
+        builder: renders histories in the model's prompt format.
+        tokenizer: of the item texts.
+        model: what is trained.
+        args: TrainingArguments with the batch size, the seed and the folder for the rows.
+
+    Raises:
+        ValueError: rows longer than the model's positions, a model that cannot be trained on
+            packed rows, nothing to validate on, or several GPUs for a single process.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process; start dasrec with accelerate launch to "
+            "use them all, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    folder = Path(args.output_dir) / "rows"
+    tasks = training_rows(
+        config, corpus, builder, tokenizer, folder, max_tokens=limit, seed=args.seed
+    )
+    longest = max(int(task.lengths.max()) for task in tasks)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"prompt.max_history, max_text_tokens: a training row has {longest} tokens, the model "
+            f"{limit} positions; lower them or take a model with more"
+        )
+    packed = config.batching == "packed"
+    if packed:
+        check_packed(model, longest)
+    state, vocabulary = processes(), builder.vocabulary
+    return TrainingPlan(
+        dataset=concatenate_datasets([task.rows for task in tasks]),
+        batches=BatchSampler(
+            [task.lengths for task in tasks],
+            [task.share for task in tasks],
+            args.per_device_train_batch_size,
+            args.seed,
+            grouped=not packed,
+            user_dropout=config.user_dropout,
+            process=state.process_index,
+            processes=state.num_processes,
+        ),
+        collator=Collator(
+            tokenizer.pad_token_id,
+            vocabulary.control["<|user|>"],
+            vocabulary.control["<|anonymous|>"],
+            1 + len(vocabulary.user_levels),
+            packed=packed,
+        ),
+        sid_loss=SidLoss(vocabulary, config.label_smoothing),
+        validator=Validator(config, corpus, sids, builder) if config.validation_queries else None,
+    )
