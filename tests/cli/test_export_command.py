@@ -8,8 +8,9 @@ from huggingface_hub import ModelCard
 from tests.generative.world import make_corpus, make_sids, pretrain_config, sft_config
 from transformers import AutoModelForCausalLM
 
+from dasrec.cli.export import base_model_of
 from dasrec.cli.main import main
-from dasrec.core import load_manifest
+from dasrec.core import Manifest, load_manifest, write_artifact
 from dasrec.eval.report import EvalConfig, evaluate_recommendations, load_report
 from dasrec.generative import RetrieveConfig, pretrain, retrieve, sft
 
@@ -66,6 +67,28 @@ def test_figures_of_another_generator_are_left_out(
     assert dasrec("export", run, "--generator", base, "--out", tmp_path / "out") == 0
     assert "is of another generator; the card holds no figures" in caplog.text
     assert ModelCard.load(tmp_path / "out" / "README.md").data.eval_results is None
+
+
+def test_the_base_model_is_found_by_fingerprint(tmp_path: Path) -> None:
+    def model(path: str, config: dict[str, Any], **inputs: Manifest) -> Manifest:
+        kind = "base_model" if path.startswith("bases") else "generator"
+        return write_artifact(tmp_path / path, kind, config, inputs, lambda folder: None)
+
+    base = model("bases/das", {"base": {"name": "owner/model"}})
+    tuned = model("bases/das.full", {"lora": None}, base_model=base)
+    local = {"base": {"name": "somewhere/model"}}
+    model("bases/local", local, base_files=Manifest(kind="raw", config={}, inputs={}, files={}))
+    model("bases/alone", {"lora": None}, base_model=local_base())
+    assert tuned.fingerprint != base.fingerprint
+    assert base_model_of(tmp_path / "bases" / "das") == "owner/model"
+    assert base_model_of(tmp_path / "bases" / "das.full") == "owner/model"
+    assert base_model_of(tmp_path / "bases" / "local") is None
+    assert base_model_of(tmp_path / "bases" / "alone") is None
+
+
+def local_base() -> Manifest:
+    """Of a base model that is not in the run directory."""
+    return Manifest(kind="base_model", config={"else": 1}, inputs={}, files={})
 
 
 def test_mistakes_are_one_message(

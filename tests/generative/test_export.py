@@ -47,7 +47,7 @@ from dasrec.generative import (
     sft,
 )
 from dasrec.generative.data.prompts import TIME_BUCKETS, time_buckets
-from dasrec.generative.export.export import ExportConfig, base_model_name, export_generator
+from dasrec.generative.export.export import ExportConfig, export_generator
 from dasrec.generative.export.grammar import sid_grammar
 from dasrec.generative.export.merge import merge_adapter
 from dasrec.generative.export.push import push_export
@@ -60,7 +60,7 @@ pytestmark = [
 
 TRAINER = {"learning_rate": 2e-2, "num_train_epochs": 2, "per_device_train_batch_size": 8}
 METRICS = {"test": {"queries": 60, "recall@10": 0.25, "ndcg@10": 0.125, "mrr@10": 0.1}}
-CONFIG = ExportConfig(name="walker", dataset="walks", license="mit", users=True)
+CONFIG = ExportConfig(name="walker", dataset="walks", license="mit", users=True, base_model="a/b")
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +400,8 @@ def test_the_card_tells_the_hub_and_the_reader(world: World, exported: Path) -> 
     card = ModelCard.load(exported / "README.md")
     assert card.data.license == "mit"
     assert card.data.model_name == "walker"
+    assert card.data.base_model == "a/b"
+    assert "(llama, from `a/b`)" in card.text
     results = {result.metric_type: result for result in card.data.eval_results}
     assert set(results) == {"recall@10", "ndcg@10"}
     assert results["recall@10"].metric_value == 0.25
@@ -504,15 +506,25 @@ def test_large_catalogues_get_no_grammar_and_the_card_says_so(
     assert "too many items for a grammar" in (out / "README.md").read_text()
 
 
-def test_the_base_model_is_named_only_by_its_hub_name(tmp_path: Path) -> None:
-    for name, inputs in (("hub", {}), ("local", {"base_files": "1234"})):
-        manifest = {"config": {"base": {"name": "owner/model"}}, "inputs": inputs}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "lm").mkdir()
-    (tmp_path / "lm" / "base.json").write_text('{"path": "../hub"}')
-    assert base_model_name(tmp_path / "lm") == "owner/model"
-    assert base_model_name(tmp_path / "local") is None
+def test_the_merge_is_into_full_precision_whatever_the_training_loaded(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    for part in ("base", "lm"):  # as `quantization: 4bit` leaves them
+        path = tmp_path / "run" / part / "manifest.json"
+        manifest = json.loads(path.read_text())
+        if part == "base":
+            manifest["config"]["base"]["quantization"] = "4bit"
+        else:
+            base = load_manifest(tmp_path / "run" / "base", "base_model")
+            manifest["inputs"]["base_model"] = base.fingerprint
+        path.write_text(json.dumps(manifest))
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match="needs bitsandbytes"):
+            load_generator(tmp_path / "run" / "lm", world.sids)
+    out = tmp_path / "out"
+    export_generator(CONFIG, tmp_path / "run" / "lm", world.corpus, world.sids, out)
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.float32
 
 
 def test_pushing_uploads_the_checked_folder(

@@ -24,7 +24,7 @@ class Facts(NamedTuple):
     dataset: str
     """Of the data it was trained on."""
     base_model: str | None
-    """Hub name of the language model it was made from; None for one without."""
+    """Hub name of the language model it was made from, where it has one."""
     architecture: str
     """transformers' name of the model family."""
     license: str | None
@@ -83,7 +83,7 @@ def _header(facts: Facts) -> str:
 
 
 def _about(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
-    origin = f"`{facts.base_model}`" if facts.base_model else "a model of its own"
+    origin = f", from `{facts.base_model}`" if facts.base_model else ""
     levels = " x ".join(map(str, sids.items.level_sizes))
     users = (
         " x ".join(map(str, sids.users.level_sizes)) + " for users"
@@ -92,7 +92,7 @@ def _about(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
     )
     known = facts.license or "**not stated** by whoever exported it; ask before you use it"
     lines = [
-        f"A generative recommender ({facts.architecture}, from {origin}): it writes the semantic "
+        f"A generative recommender ({facts.architecture}{origin}): it writes the semantic "
         "ID of the item that a user takes next. Made with dasrec (DAS, arXiv 2508.10584).",
         "",
         f"- Data: {facts.dataset}: {corpus.num_users:,} users, {corpus.num_items:,} items, "

@@ -1,10 +1,9 @@
 """Stage `export`: a trained generator as a folder for transformers, vLLM and SGLang."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from dasrec.generative.export.card import Facts, Metrics, model_card
 from dasrec.generative.export.grammar import MAX_SIDS, sid_grammar
 from dasrec.generative.export.merge import check_saved, merge_adapter
 from dasrec.generative.export.tables import write_items, write_users, write_vocabulary
-from dasrec.generative.model.load import POINTER, Generator, load_generator
+from dasrec.generative.model.load import Generator, load_generator
 from dasrec.generative.retrieve import build_trie, query_prompts
 
 log = logging.getLogger(__name__)
@@ -32,6 +31,9 @@ class ExportConfig(StageConfig):
 
     dataset: str = "unnamed"
     """Name of the data in the card."""
+
+    base_model: str | None = None
+    """Hub name of the language model that it was made from, for the card."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights."""
@@ -74,7 +76,7 @@ def export_generator(
         ValueError: pieces that do not belong together, or a merge that changed the model.
     """
     check_free(out, replace)
-    generator = load_generator(generator_path, sids)
+    generator = load_generator(generator_path, sids, full_precision=True)
     trie = build_trie(corpus, sids, generator.vocabulary)
     model, difference = merge_adapter(generator.model, _prompts(generator, corpus, sids))
     model.to(getattr(torch, config.dtype))
@@ -82,7 +84,7 @@ def export_generator(
     facts = Facts(
         name=config.name,
         dataset=config.dataset,
-        base_model=base_model_name(generator_path),
+        base_model=config.base_model,
         architecture=model.config.model_type,
         license=config.license,
         metrics=metrics or {},
@@ -146,16 +148,3 @@ def _prompts(generator: Generator, corpus: Corpus, sids: SemanticIds) -> list[to
         torch.from_numpy(rendered.tokens[low:high])
         for low, high in zip(rendered.starts[:-1], rendered.starts[1:], strict=True)
     ]
-
-
-def base_model_name(path: Path) -> str | None:
-    """Hub name of the language model that a generator was made from.
-
-    None for a model built from a config, and for one given by a local path, whose name says
-    nothing elsewhere.
-    """
-    while (path / POINTER).exists():
-        path = path / str(json.loads((path / POINTER).read_text())["path"])
-    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
-    name = manifest["config"].get("base", {}).get("name")
-    return None if "base_files" in manifest["inputs"] else name

@@ -122,16 +122,21 @@ def _scratch_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) 
     )
 
 
-def load_base(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    path: str | Path, *, full_precision: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a saved SID base model and its tokenizer, from disk only; quantized if it asks for it.
+
+    Args:
+        path: a base_model artifact.
+        full_precision: load the weights as they were saved, even if the config asks for less.
 
     Raises:
         ValueError: quantization without bitsandbytes.
     """
     base = load_manifest(path, "base_model").config.get("base") or {}
-    model = AutoModelForCausalLM.from_pretrained(
-        path, local_files_only=True, **loading_options(base)
-    )
+    options = {} if full_precision else loading_options(base)
+    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **options)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     pin_generation(model, tokenizer)
     return model, tokenizer

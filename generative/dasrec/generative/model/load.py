@@ -36,11 +36,17 @@ class Generator:
         return sequence_builder(self.prompt, corpus, sids, self.vocabulary, self.tokenizer)
 
 
-def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
+def load_generator(
+    path: str | Path, sids: SemanticIds, *, full_precision: bool = False
+) -> Generator:
     """Open what can generate: a "generator" artifact, or a "base_model" without fine-tuning.
 
-    The base model of a generator lies where its base.json says (a relative path). `sids` may be a
-    later version of those it was trained with.
+    The base model of a generator lies where its base.json says (a relative path).
+
+    Args:
+        path: of the artifact.
+        sids: those it was trained with or a later version of them.
+        full_precision: do not quantize a base model that asks for it.
 
     Raises:
         FileNotFoundError: the base model is not there.
@@ -53,7 +59,7 @@ def load_generator(path: str | Path, sids: SemanticIds) -> Generator:
     vocabulary = load_vocabulary(base_path)
     vocabulary.check(sids)
     prompt = load_prompt(base_path)
-    model, tokenizer = load_base(base_path)
+    model, tokenizer = load_base(base_path, full_precision=full_precision)
     if (path / ADAPTER).exists():
         model = PeftModel.from_pretrained(model, path / ADAPTER)
     if not getattr(model, "is_quantized", False):  # a quantized one lies on its device already
