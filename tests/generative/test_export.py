@@ -136,6 +136,30 @@ def test_the_export_is_a_plain_model_that_computes_what_the_adapter_does(
     assert manifest.metrics["merge_difference"] < 1e-5
 
 
+def test_the_adapter_opens_without_dasrec_as_its_readme_says(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    readme = (trained / "lm" / "README.md").read_text()
+    block = re.search(r"```python\n(.*?)```", readme, re.S)
+    assert block
+    code = block[1].replace('Path("...")', f"Path({str(trained / 'lm')!r})")
+    assert str(trained) in code
+    ids = walk(world, trained, [0, 7, 14], user=3)
+    tail = (
+        f"\nimport torch\nids = torch.tensor({ids.tolist()})\n"
+        f"torch.save(model(ids).logits.detach(), {str(tmp_path / 'logits.pt')!r})\n"
+        "print(tokenizer.decode(ids[0][:2]))"
+    )
+    printed = without_dasrec(code + tail)
+    generator = load_generator(trained / "lm", world.sids)
+    with torch.no_grad():
+        expected = generator.model(ids).logits
+    found = torch.load(tmp_path / "logits.pt")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert printed.startswith("<|das_user|>")
+    assert str(trained) not in readme
+
+
 def test_the_tables_say_what_every_token_and_item_is(
     world: World, trained: Path, exported: Path
 ) -> None:
@@ -394,6 +418,18 @@ def test_a_model_without_adapter_exports_in_bfloat16(
     assert (card.data.license, card.data.license_name) == ("other", "unknown")
     assert "License: **not stated**" in card.text
     assert "was not evaluated" in card.text
+
+
+def test_a_fully_fine_tuned_generator_exports(world: World, trained: Path, tmp_path: Path) -> None:
+    tuned = sft_config(lora=None, validation_queries=0, trainer=TRAINER)
+    sft(tuned, trained / "base", world.corpus, world.sids, tmp_path / "full")
+    export_generator(CONFIG, tmp_path / "full", world.corpus, world.sids, tmp_path / "out")
+    ids = walk(world, trained, [0, 7])
+    expected = load_generator(tmp_path / "full", world.sids).model(ids).logits
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    base = AutoModelForCausalLM.from_pretrained(trained / "base").eval()(ids).logits
+    assert float((base - found).detach().abs().max()) > 0.01
 
 
 def test_the_card_tells_the_hub_and_the_reader(world: World, exported: Path) -> None:

@@ -21,6 +21,7 @@ from dasrec.core import (
 from dasrec.generative.data.config import DataConfig
 from dasrec.generative.data.prompts import load_prompt
 from dasrec.generative.data.sequences import sequence_builder
+from dasrec.generative.export.adapter_card import adapter_readme
 from dasrec.generative.model.base_model import load_base, pin_generation
 from dasrec.generative.model.load import ADAPTER, POINTER
 from dasrec.generative.model.vocabulary import load_vocabulary
@@ -114,6 +115,8 @@ def sft(
             model.save_pretrained(scratch / ADAPTER, state_dict=weights)
             (scratch / ADAPTER / "README.md").unlink(missing_ok=True)
             (scratch / POINTER).write_text(json.dumps({"path": relative}))
+            card = adapter_readme(relative, model.config.model_type)
+            (scratch / "README.md").write_text(card)
         tokenizer.save_pretrained(scratch)
         vocabulary.save(scratch)
         prompt.save(scratch)
