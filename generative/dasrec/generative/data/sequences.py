@@ -24,8 +24,8 @@ from dasrec.generative.data.prompts import (
     PromptConfig,
     time_buckets,
 )
-from dasrec.generative.data.texts import catalogue_texts, user_context  # noqa: F401
-from dasrec.generative.data.tokens import IGNORE, TokenSequences, constant, join, piece  # noqa: F401
+from dasrec.generative.data.texts import user_context
+from dasrec.generative.data.tokens import TokenSequences, constant, join, piece
 from dasrec.generative.model.vocabulary import SidVocabulary
 
 TIMELESS = 0.1
@@ -215,6 +215,3 @@ def as_table(rows: TokenSequences) -> pa.Table:
         for name, values in (("input_ids", rows.tokens), ("labels", rows.labels))
     }
     return pa.table(columns)
-
-
-text_dataset = sequence_dataset

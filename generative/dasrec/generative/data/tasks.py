@@ -84,6 +84,12 @@ def training_rows(
             "tasks.user_to_preferences: needs user SIDs, but the semantic IDs (or the prompt "
             "format) have none; set it to 0 or train a tokenizer with a user side"
         )
+    if config.tasks.reads_text and not builder.vocabulary.has_text:
+        raise ValueError(
+            "tasks: the base model has no text tokens (sid_vocabulary_only), but "
+            f"{', '.join(n for n, share in shares.items() if share and n != 'next_item')} "
+            "need them; set these to 0 or keep the text tokens"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for source in _sources(config, corpus, builder, tokenizer, max_tokens, seed):

@@ -42,7 +42,8 @@ class Terms:
     of_items: Ragged
     """I rows of term numbers, each once, in the order of the item's text."""
     weight: npt.NDArray[np.float64]
-    """(V,) log((1 + I) / (1 + items with the term)): what every item has says nothing."""
+    """(V,) log((1 + I) / (1 + items with the term)), 0 for a term of one item only: neither what
+    every item has nor what no other has tells a taste."""
 
     def drawn(self, items: npt.NDArray[np.integer[Any]], seeds: npt.NDArray[np.uint64]) -> Ragged:
         """Two to five terms of each item, drawn by the row's seed, in the order of its text."""
@@ -92,6 +93,8 @@ class Terms:
         num_rows: int,
         most: int,
     ) -> Ragged:
+        telling = self.weight[term] > 0
+        row, term, count = row[telling], term[telling], count[telling]
         order = np.lexsort((term, -count * self.weight[term], row))
         kept = _first(row, order, np.full(num_rows, most))
         return _ragged(term[kept], row[kept], num_rows)
@@ -118,8 +121,9 @@ def item_terms(corpus: Corpus) -> Terms:
     number = table["term"].replace_strict(names, np.arange(len(names)), return_dtype=pl.Int64)
     numbers = number.to_numpy()
     of_items = _ragged(numbers, table["item"].to_numpy(), corpus.num_items)
-    with_term = np.bincount(numbers, minlength=len(names))
-    return Terms(names, of_items, np.log((1 + corpus.num_items) / (1 + with_term)))
+    held = np.bincount(numbers, minlength=len(names))
+    weight = np.where(held > 1, np.log((1 + corpus.num_items) / (1 + held)), 0.0)
+    return Terms(names, of_items, weight)
 
 
 def _terms_of_column(items: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from dasrec.core import Corpus, Ragged, generator
 from dasrec.generative.data.examples import Examples, draw_examples
+from dasrec.generative.data.requests import explain_prompts, intention_prompts
 from dasrec.generative.data.sequences import SequenceBuilder, Windows
 from dasrec.generative.data.terms import Terms, item_terms
 from dasrec.generative.data.texts import catalogue_texts, encode
@@ -162,7 +163,7 @@ class TextTasks:
     ) -> TokenSequences:
         told = np.flatnonzero(np.diff(terms.starts))
         words = self._words(terms, " ").take(told)
-        known = with_intentions(self.builder, prompts.take(told), words)
+        known = intention_prompts(self.builder, prompts.take(told), words)
         return join(known, self._sid(items[told]).as_targets())
 
     def _title_histories(self, items: Ragged) -> TokenSequences:
@@ -175,28 +176,3 @@ class TextTasks:
         fits = each.starts[items.starts[1:]][row] - each.starts[:-1] <= room
         counts = np.bincount(row[fits], minlength=len(items.starts) - 1)
         return each.take(np.flatnonzero(fits)).merge(starts_of(counts))
-
-
-def with_intentions(
-    builder: SequenceBuilder, prompts: TokenSequences, words: TokenSequences
-) -> TokenSequences:
-    """`PROMPT <|intention|> words <|item|>`, what a wanted item's codes follow."""
-    control, rows = builder.vocabulary.control, len(prompts.lengths)
-    wish = constant(control["<|intention|>"], rows)
-    return join(prompts, wish, words, constant(control["<|item|>"], rows))
-
-
-def explain_prompts(
-    builder: SequenceBuilder, prompts: TokenSequences, items: npt.NDArray[np.integer[Any]]
-) -> TokenSequences:
-    """`PROMPT <|item|> SID <|reason|>`, what a reason follows; (rows,) one item per prompt."""
-    control, rows = builder.vocabulary.control, len(prompts.lengths)
-    item = join(constant(control["<|item|>"], rows), piece(builder.item_tokens[items]))
-    return join(prompts, item, constant(control["<|reason|>"], rows))
-
-
-def title_prompts(builder: SequenceBuilder, items: npt.NDArray[np.integer[Any]]) -> TokenSequences:
-    """`<|item|> SID <|text|>`, what the text of each item follows."""
-    control, rows = builder.vocabulary.control, len(items)
-    item = join(constant(control["<|item|>"], rows), piece(builder.item_tokens[items]))
-    return join(item, constant(control["<|text|>"], rows))

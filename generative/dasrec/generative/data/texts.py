@@ -50,11 +50,16 @@ def user_context(
         U rows, or None where the prompt format has no context.
 
     Raises:
-        ValueError: a column that the users' table does not have.
+        ValueError: a column that the users' table does not have, or a model without text.
     """
     if not prompt.context:
         return None
     where = "generator.pretrain.prompt.context"
+    if not vocabulary.has_text:
+        raise ValueError(
+            f"{where}: the base model has no text tokens (sid_vocabulary_only); leave the context "
+            "out or keep the text tokens"
+        )
     texts = user_texts(corpus, prompt.context, max_history=0, section=where)
     words = encode(tokenizer, texts.to_list(), prompt.context_tokens)
     return marked(vocabulary.control["<|text|>"], words)
