@@ -1,6 +1,7 @@
 """Batches: which rows, and packed against padded against one row at a time."""
 
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, MambaConfig, MambaFor
 from dasrec.core import build_config
 from dasrec.generative import BaseModelConfig, SequenceBuilder, SidVocabulary
 from dasrec.generative.data.batches import BatchSampler, EpochLoader, FlatRows, RowReader
+from dasrec.generative.data.config import DataConfig
 from dasrec.generative.data.packing import Collator, hide_users, pack, pad
+from dasrec.generative.data.prefixes import prefix_windows
 from dasrec.generative.data.sequences import sequence_dataset
+from dasrec.generative.data.tasks import training_rows
 from dasrec.generative.data.tokens import IGNORE
 from dasrec.generative.model.base_model import build_base_model
 from dasrec.generative.model.packed_attention import NAME, check_packed, last_hidden, packed_batches
@@ -138,7 +142,7 @@ def base(world: World, family: str) -> tuple[Any, Any, SidVocabulary]:
     return model, tokenizer, vocabulary
 
 
-def training_rows(world: World, vocabulary: SidVocabulary, count: int) -> FlatRows:
+def some_rows(world: World, vocabulary: SidVocabulary, count: int) -> FlatRows:
     dataset = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary))
     return RowReader(dataset).__getitems__(list(range(count)))
 
@@ -154,7 +158,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_each_row_and_of_each_prefix(
     world: World, family: str
 ) -> None:
     model, tokenizer, vocabulary = base(world, family)
-    rows, loss = training_rows(world, vocabulary, 5), SidLoss(vocabulary)
+    rows, loss = some_rows(world, vocabulary, 5), SidLoss(vocabulary)
     model.train()
     own = model.config._attn_implementation
 
@@ -196,10 +200,45 @@ def test_packed_rows_have_the_loss_and_gradients_of_each_row_and_of_each_prefix(
         torch.testing.assert_close(ours, padded_grad, rtol=1e-4, atol=2e-5)
 
 
+def test_prefix_windows_are_what_a_loop_makes(world: World) -> None:
+    corpus = world.corpus
+    expected = []
+    for user in range(corpus.num_users):
+        rows = [row for row in corpus.train_rows if corpus.user_idx[row] == user]
+        for place, row in enumerate(rows):
+            window = [*rows[max(0, place - 3) : place], row]
+            expected.append((user, corpus.item_idx[window].tolist(), corpus.timestamp[window]))
+    users, items, times = prefix_windows(corpus, 3)
+    assert users.tolist() == [user for user, _, _ in expected]
+    for index, (_, window, seconds) in enumerate(expected):
+        part = slice(items.starts[index], items.starts[index + 1])
+        assert items.values[part].tolist() == window
+        assert times[part].tolist() == seconds.tolist()
+
+
+def test_all_positions_and_all_prefixes_have_the_same_loss(world: World, tmp_path: Path) -> None:
+    model, tokenizer, vocabulary = base(world, "llama")
+    builder, loss = SequenceBuilder(world.sids, vocabulary), SidLoss(vocabulary)
+    found = {}
+    for rows in ("positions", "prefixes"):
+        config = DataConfig(rows=rows)  # type: ignore[arg-type]
+        (task,) = training_rows(
+            config, world.corpus, builder, tokenizer, tmp_path / rows, max_tokens=None, seed=0
+        )
+        batch = pack(RowReader(task.rows).__getitems__(list(range(len(task.rows)))))
+        labels = batch.pop("labels")
+        with packed_batches(model.eval()), torch.no_grad():
+            total, count = loss(model, last_hidden(model, batch), labels)
+        found[rows] = (float(total), count, len(task.rows))
+    assert found["positions"][0] == pytest.approx(found["prefixes"][0], rel=1e-5)
+    assert found["positions"][1] == found["prefixes"][1] == 3 * len(world.corpus.train_rows)
+    assert found["positions"][2] < found["prefixes"][2] == len(world.corpus.train_rows)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_row_sees_another(world: World, family: str) -> None:
     model, _, vocabulary = base(world, family)
-    batch = pack(training_rows(world, vocabulary, 3))
+    batch = pack(some_rows(world, vocabulary, 3))
     batch.pop("labels")
     first, second = (int(batch["cu_seq_lens_q"][index]) for index in (1, 2))
     with packed_batches(model.eval()), torch.no_grad():

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from dasrec.core import Corpus
 from dasrec.generative.data.config import DataConfig
+from dasrec.generative.data.prefixes import last_item_only, prefix_windows
 from dasrec.generative.data.sequences import (
     SequenceBuilder,
     as_table,
@@ -113,11 +114,15 @@ def _sources(
     max_tokens: int | None,
     seed: int,
 ) -> list[_Source]:
-    windows = hide_times(training_windows(corpus, builder.prompt.max_history), seed)
+    max_history = builder.prompt.max_history
+    windows = hide_times(training_windows(corpus, max_history), seed)
+    prefixes = config.rows == "prefixes"
+    asked = hide_times(prefix_windows(corpus, max_history), seed) if prefixes else windows
 
     def next_item(first: int, end: int) -> TokenSequences:
-        part = windows.part(first, end)
-        return builder.render(part.items, part.users, times=part.times)
+        part = asked.part(first, end)
+        rows = builder.render(part.items, part.users, times=part.times)
+        return last_item_only(rows, builder.item_tokens.shape[1]) if prefixes else rows
 
     text = TextTasks(
         corpus,
@@ -130,7 +135,7 @@ def _sources(
     )
     items, number = corpus.num_items, len(windows.users)
     return [
-        _Source("next_item", number, next_item),
+        _Source("next_item", len(asked.users), next_item),
         _Source("item_to_text", items, text.item_to_text),
         _Source("text_to_item", items, text.text_to_item),
         _Source("titles_to_item", number, text.titles_to_item),
