@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from tests.generative.world import make_corpus, make_sids, pretrain_config, sft_config
 from transformers import AutoModelForCausalLM
 
-from dasrec.cli.export import base_model_of
+from dasrec.cli.lineage import base_model_name, lineage, tasks_of
 from dasrec.cli.main import main
 from dasrec.core import Manifest, load_manifest, write_artifact
 from dasrec.eval.report import EvalConfig, evaluate_recommendations, load_report
@@ -69,26 +69,32 @@ def test_figures_of_another_generator_are_left_out(
     assert ModelCard.load(tmp_path / "out" / "README.md").data.eval_results is None
 
 
-def test_the_base_model_is_found_by_fingerprint(tmp_path: Path) -> None:
+def test_a_line_of_models_is_followed_by_fingerprint(tmp_path: Path) -> None:
     def model(path: str, config: dict[str, Any], **inputs: Manifest) -> Manifest:
         kind = "base_model" if path.startswith("bases") else "generator"
+        if kind == "generator":
+            return write_artifact(tmp_path / path, kind, config, inputs, pointer)
         return write_artifact(tmp_path / path, kind, config, inputs, lambda folder: None)
 
-    base = model("bases/das", {"base": {"name": "owner/model"}})
-    tuned = model("bases/das.full", {"lora": None}, base_model=base)
-    local = {"base": {"name": "somewhere/model"}}
-    model("bases/local", local, base_files=Manifest(kind="raw", config={}, inputs={}, files={}))
-    model("bases/alone", {"lora": None}, base_model=local_base())
-    assert tuned.fingerprint != base.fingerprint
-    assert base_model_of(tmp_path / "bases" / "das") == "owner/model"
-    assert base_model_of(tmp_path / "bases" / "das.full") == "owner/model"
-    assert base_model_of(tmp_path / "bases" / "local") is None
-    assert base_model_of(tmp_path / "bases" / "alone") is None
+    def pointer(folder: Path) -> None:
+        (folder / "base.json").write_text('{"path": "../../bases/das"}')
 
+    tasks = {"next_item": 1.0, "explain": 0.5, "item_to_text": 0.0}
+    base = model("bases/das", {"base": {"name": "owner/model"}, "tasks": tasks})
+    full = model("bases/das.full", {"tasks": {"intention_to_item": 0.1}}, base_model=base)
+    model("generators/das.full", {"lora": {}}, base_model=full)
+    raw = Manifest(kind="raw", config={}, inputs={}, files={})
+    model("bases/local", {"base": {"name": "somewhere/model"}}, base_files=raw)
+    removed = Manifest(kind="base_model", config={"base": {}}, inputs={}, files={})
+    model("bases/alone", {"tasks": {"next_item": 1.0}}, base_model=removed)
 
-def local_base() -> Manifest:
-    """Of a base model that is not in the run directory."""
-    return Manifest(kind="base_model", config={"else": 1}, inputs={}, files={})
+    line = lineage(tmp_path / "generators" / "das.full")
+    assert [m.fingerprint for m in line[1:]] == [full.fingerprint, base.fingerprint]
+    assert base_model_name(line) == "owner/model"
+    assert tasks_of(line) == {"next_item", "explain", "intention_to_item"}
+    assert base_model_name(lineage(tmp_path / "bases" / "local")) is None
+    assert base_model_name(lineage(tmp_path / "bases" / "alone")) is None
+    assert tasks_of(lineage(tmp_path / "bases" / "das")) == {"next_item", "explain"}
 
 
 def test_mistakes_are_one_message(

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dasrec.cli.generator_steps import split_name, trained_model
-from dasrec.core import Manifest, build_config, load_corpus, load_manifest, load_sids
-from dasrec.core.artifacts import MANIFEST
+from dasrec.cli.lineage import base_model_name, lineage
+from dasrec.core import build_config, load_corpus, load_manifest, load_sids
 from dasrec.eval.report import load_report
 from dasrec.generative.export.card import Metrics
 from dasrec.generative.export.export import ExportConfig, export_generator
-from dasrec.generative.model.load import generator_manifest
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +46,11 @@ def export_run(
     given = {key: value for key, value in options.items() if value is not None}
     given.setdefault("dataset", _dataset(run_dir))
     given.setdefault("name", f"{given['dataset']}-{method}")
-    given.setdefault("base_model", base_model_of(path))
+    line = lineage(path)
+    given.setdefault("base_model", base_model_name(line))
     config = build_config(ExportConfig, given, "export")
     out = out or run_dir / "exports" / method
-    metrics = _metrics(run_dir, method, generator_manifest(path).fingerprint)
+    metrics = _metrics(run_dir, method, line[0].fingerprint)
     export_generator(config, path, corpus, sids, out, metrics=metrics)
     return out
 
@@ -61,26 +61,6 @@ def _dataset(run_dir: Path) -> str:
     if not results.exists():
         return run_dir.resolve().name
     return str(json.loads(results.read_text())["dataset"])
-
-
-def base_model_of(path: Path) -> str | None:
-    """Hub name of the language model that a generator was made from.
-
-    The manifests of the run's models are followed by fingerprint. None for a model built from a
-    config, and for one given by a local path, whose name says nothing elsewhere.
-    """
-    models: dict[str, Manifest] = {}
-    for file in path.resolve().parents[1].glob(f"*/*/{MANIFEST}"):
-        values = json.loads(file.read_text())
-        if values["kind"] in ("base_model", "generator"):
-            manifest = Manifest(**values)
-            models[manifest.fingerprint] = manifest
-    found: Manifest | None = generator_manifest(path)
-    while found is not None and "base" not in found.config:
-        found = next((models[key] for key in found.inputs.values() if key in models), None)
-    if found is None or "base_files" in found.inputs:
-        return None
-    return found.config["base"].get("name")  # type: ignore[no-any-return]
 
 
 def _metrics(run_dir: Path, method: str, generator: str) -> Metrics:
