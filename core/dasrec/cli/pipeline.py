@@ -44,7 +44,7 @@ STAGES = (
 """Stages in the order they run."""
 
 
-LAUNCHED_STAGES = ("tokenize",)
+LAUNCHED_STAGES = ("tokenize", "pretrain", "sft")
 """Stages that several processes of `accelerate launch` can share."""
 
 
