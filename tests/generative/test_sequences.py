@@ -7,13 +7,11 @@ from tests.generative.world import World, make_corpus, make_sids
 
 from dasrec.core import Ragged
 from dasrec.generative import SequenceBuilder, SidVocabulary, add_sid_tokens, load_vocabulary
-from dasrec.generative.data.batches import LengthGroupedBatches, SequenceCollator
 from dasrec.generative.data.sequences import (
-    IGNORE,
     sequence_dataset,
-    text_dataset,
     training_windows,
 )
+from dasrec.generative.data.tokens import IGNORE
 from dasrec.generative.model.text_tokenizer import train_tokenizer
 
 
@@ -30,7 +28,7 @@ def vocabulary(world: World, tokenizer: Any) -> SidVocabulary:
 def test_every_code_is_one_named_token(
     world: World, tokenizer: Any, vocabulary: SidVocabulary, tmp_path: Path
 ) -> None:
-    assert len(set(vocabulary.new_token_ids)) == 3 * 4 + 2 * 3 + 4
+    assert len(set(vocabulary.new_token_ids)) == 3 * 4 + 2 * 3 + 8
     tokens = vocabulary.item_tokens(world.sids)
     codes = world.sids.items.codes
     assert tokenizer.convert_ids_to_tokens(tokens[7].tolist()) == [
@@ -73,7 +71,8 @@ def test_rendered_sequences_equal_a_loop(world: World, vocabulary: SidVocabulary
 @pytest.mark.parametrize("max_history", [1, 3, 20])
 def test_windows_hold_every_training_item_once(world: World, max_history: int) -> None:
     corpus = world.corpus
-    users, windows = training_windows(corpus, max_history)
+    users, windows, times = training_windows(corpus, max_history)
+    assert times.tolist() == corpus.timestamp[corpus.train_rows].tolist()
     lengths = np.diff(windows.starts)
     assert lengths.min() >= 1
     assert lengths.max() <= max_history + 1
@@ -92,51 +91,12 @@ def test_training_rows_do_not_depend_on_valid_or_test_items(
     builder = SequenceBuilder(world.sids, vocabulary)
     other = make_corpus(tmp_path / "corpus", last_items=0)
     assert (other.item_idx != world.corpus.item_idx).any()
-    mine = sequence_dataset(world.corpus, builder, 20)
-    theirs = sequence_dataset(other, builder, 20)
+    mine = sequence_dataset(world.corpus, builder)
+    theirs = sequence_dataset(other, builder)
     assert mine.to_dict() == theirs.to_dict()
 
 
 def test_labels_stand_on_item_tokens_only(world: World, vocabulary: SidVocabulary) -> None:
-    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary), 20)[0]
+    row = sequence_dataset(world.corpus, SequenceBuilder(world.sids, vocabulary))[0]
     assert row["labels"][:3] == [IGNORE] * 3
     assert row["labels"][3:] == row["input_ids"][3:]
-
-
-def test_text_rows_ask_both_ways(world: World, tokenizer: Any, vocabulary: SidVocabulary) -> None:
-    builder = SequenceBuilder(world.sids, vocabulary)
-    rows = text_dataset(world.corpus, builder, tokenizer, max_text_tokens=5)
-    assert len(rows) == 2 * world.corpus.num_items
-    item, text = vocabulary.control["<|item|>"], vocabulary.control["<|text|>"]
-    words = tokenizer("thing number 6", add_special_tokens=False)["input_ids"][:5]
-    sid = builder.item_tokens[6].tolist()
-    end = tokenizer.eos_token_id
-    assert rows[12]["input_ids"] == [item, *sid, text, *words, end]
-    assert rows[12]["labels"] == [IGNORE] * 5 + [*words, end]
-    assert rows[13]["input_ids"] == [text, *words, item, *sid]
-    assert rows[13]["labels"] == [IGNORE] * (2 + len(words)) + sid
-
-
-def test_batches_cover_all_rows_and_repeat_by_epoch() -> None:
-    lengths = [np.arange(1, 51), np.full(20, 3)]
-    batches = LengthGroupedBatches(lengths, [1.0, 0.5], batch_size=8, seed=3)
-    first = list(batches)
-    assert len(first) == len(batches) == 7 + 2
-    assert sorted(row for batch in first for row in batch if row < 50) == list(range(50))
-    assert sum(row >= 50 for batch in first for row in batch) == 10
-    assert all(len({row >= 50 for row in batch}) == 1 for batch in first)  # one task each
-    batches.set_epoch(1)
-    assert list(batches) != first
-    batches.set_epoch(0)
-    assert list(batches) == first
-
-
-def test_the_collator_pads_right_and_hides_users() -> None:
-    rows = [{"input_ids": [9, 4, 5, 1, 2], "labels": [IGNORE, IGNORE, IGNORE, 1, 2]}]
-    rows.append({"input_ids": [7, 3], "labels": [IGNORE, 3]})  # not a user's sequence
-    keep = SequenceCollator(0, user_token=9, anonymous_token=8, prefix=3, dropout=0.0)(rows)
-    assert keep["input_ids"].tolist() == [[9, 4, 5, 1, 2], [7, 3, 0, 0, 0]]
-    assert keep["labels"][1].tolist() == [IGNORE, 3, IGNORE, IGNORE, IGNORE]
-    hide = SequenceCollator(0, user_token=9, anonymous_token=8, prefix=3, dropout=1.0)(rows)
-    assert hide["input_ids"].tolist() == [[8, 1, 2], [7, 3, 0]]
-    assert hide["labels"].tolist() == [[IGNORE, 1, 2], [IGNORE, 3, IGNORE]]
