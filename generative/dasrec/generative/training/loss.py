@@ -64,7 +64,7 @@ class SidLoss:
         level_N = self.level_of_token.to(labels_N.device)[labels_N]
         output, config = model.get_output_embeddings(), model.config.get_text_config()
         total = hidden_NH.new_zeros((), dtype=torch.float32)
-        items = _Rows(output, self.item_tokens.to(labels_N.device))
+        items = OutputRows(output, self.item_tokens.to(labels_N.device))
         for level in torch.unique(level_N).tolist():
             at = level_N == level
             if level == TEXT:
@@ -81,7 +81,7 @@ class SidLoss:
         return LossSum(total, len(labels_N))
 
 
-class _Rows:
+class OutputRows:
     """The output layer cut down to some tokens, differentiable in the rows that are trained.
 
     The rows are taken once for all levels: on a trained matrix each taking costs a gradient of
