@@ -13,6 +13,7 @@ from dasrec.core import Corpus, Manifest, SemanticIds, load_manifest
 from dasrec.generative.data.prompts import PromptConfig, load_prompt
 from dasrec.generative.data.sequences import SequenceBuilder, sequence_builder
 from dasrec.generative.model.base_model import load_base
+from dasrec.generative.model.split_tokens import split_token_rows
 from dasrec.generative.model.vocabulary import SidVocabulary, load_vocabulary
 
 ADAPTER = "adapter"
@@ -62,6 +63,7 @@ def load_generator(
     model, tokenizer = load_base(base_path, full_precision=full_precision)
     if (path / ADAPTER).exists():
         model = PeftModel.from_pretrained(model, path / ADAPTER)
+        split_token_rows(model)
     if not getattr(model, "is_quantized", False):  # a quantized one lies on its device already
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()

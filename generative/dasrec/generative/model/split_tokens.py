@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 
 class SplitTokensLayer(TrainableTokensLayer):  # type: ignore[misc]  # peft is untyped here
-    """peft's layer with another forward pass: the same values and gradients."""
+    """peft's layer with another forward pass: the same values and gradients.
+
+    An output layer that has a bias (Phi, GPT-J) keeps it, which peft's own pass leaves out: there
+    the adapter computes another function than its merged weights.
+    """
 
     def forward_adapters(
         self, x: Tensor, active_adapters: Any, *args: Any, **kwargs: Any
@@ -35,7 +39,7 @@ class SplitTokensLayer(TrainableTokensLayer):  # type: ignore[misc]  # peft is u
         logits: Tensor = _SplitLinear.apply(  # type: ignore[no-untyped-call]
             x.to(dtype), self.base_layer.weight.to(dtype), trained_RH.to(dtype), tokens_R
         )
-        return logits
+        return logits if self.base_layer.bias is None else logits + self.base_layer.bias
 
     def rows_of(self, tokens: Tensor) -> Tensor:
         """The trained row of each token, -1 where it has none; same shape as `tokens`."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers.pytorch_utils import Conv1D
 
 from dasrec.generative.model.split_tokens import split_token_rows
@@ -23,6 +23,8 @@ def add_lora(model: Any, vocabulary: SidVocabulary, options: dict[str, Any]) -> 
         "trainable_token_indices": indices,
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2
     }
+    if getattr(model, "is_quantized", False):  # QLoRA; checkpointing is the trainer's choice
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     wrapped = get_peft_model(model, LoraConfig(**{**defaults, **options}))
     split_token_rows(wrapped)
     head = wrapped.get_output_embeddings()

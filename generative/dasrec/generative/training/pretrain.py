@@ -46,6 +46,11 @@ class PretrainConfig(DataConfig):
     def _known_options(self) -> "PretrainConfig":
         known = field_names(TrainingArguments)
         check_options(self.trainer, known, "transformers.TrainingArguments", SET_BY_US)
+        if self.base.sid_vocabulary_only and self.tasks.reads_text:
+            raise ValueError(
+                "base.sid_vocabulary_only: a model without text tokens cannot train the text tasks "
+                "of 'tasks'; set tasks: {next_item: 1.0}"
+            )
         return self
 
 

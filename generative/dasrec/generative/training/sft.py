@@ -87,7 +87,7 @@ def sft(
     work = training_folder(out, kind, config.as_json(), inputs, seed)
     options = trainer_arguments(config, config.trainer, work, seed)
     vocabulary, prompt = load_vocabulary(base_path), load_prompt(base_path)
-    model, tokenizer = load_base(base_path)
+    model, tokenizer = load_base(base_path, full_precision=config.lora is None)
     builder = sequence_builder(prompt, corpus, sids, vocabulary, tokenizer)
     if config.lora is not None:
         seed_everything(seed, "lora")
@@ -141,7 +141,9 @@ def _train(
     improved = not before or best is None or best >= before[PRIMARY]
     if not improved:
         log.warning("%s: no epoch was better than the base model, whose weights are kept", name)
-        model.load_state_dict(start or load_base(base_path)[0].state_dict(), strict=False)
+        model.load_state_dict(
+            start or load_base(base_path, full_precision=True)[0].state_dict(), strict=False
+        )
     return {
         "trainable_parameters": sum(p.numel() for p in trained.values()),
         "before": before,
