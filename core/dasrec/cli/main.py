@@ -181,15 +181,31 @@ def recommend(
         Path | None,
         typer.Option(help="Generator of an earlier run, for a catalogue whose SIDs extend its."),
     ] = None,
+    intention: Annotated[
+        str | None, typer.Option(help="What is wanted, in words; only real items are returned.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each item has to do with the history.")
+    ] = False,
 ) -> None:
     """Print the next items for a user of the log, or for a history given here."""
     from dasrec.cli.recommend import Recommender, recommendation_table
 
     if user is None and history is None:
-        raise ValueError("recommend: give --user USER_ID, --history ID,ID,..., or both")
+        if intention is None:
+            raise ValueError("recommend: give --user USER_ID, --history ID,ID,..., or both")
+        history = ""
     ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
     recommender = Recommender(run_dir, method, generator)
-    found = recommender.recommend(user, ids, k=k, num_beams=num_beams, exclude_seen=exclude_seen)
+    found = recommender.recommend(
+        user,
+        ids,
+        k=k,
+        num_beams=num_beams,
+        exclude_seen=exclude_seen,
+        intention=intention,
+        explain=explain,
+    )
     console = _console()
     for table in recommendation_table(found):
         console.print(table)

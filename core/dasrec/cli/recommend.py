@@ -8,12 +8,15 @@ import torch
 from rich.table import Table
 
 from dasrec.cli.generator_steps import split_name, trained_model
+from dasrec.cli.lineage import lineage, tasks_of
 from dasrec.core import Ragged, load_corpus, load_sids
 from dasrec.generative import (
     build_trie,
     constrained_beam_search,
     load_generator,
 )
+from dasrec.generative.data.requests import render_intention
+from dasrec.generative.explain import Explanation, explain_items
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Found:
     who: str
     history: list[Listed]
     items: list[Listed]
+    explanations: list[Explanation] | None = None
+    """One per item, where they were asked for."""
 
 
 class Recommender:
@@ -59,6 +64,7 @@ class Recommender:
         self.trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
         self.builder = self.generator.sequence_builder(self.corpus, self.sids)
         self.max_history = self.generator.prompt.max_history
+        self.tasks = tasks_of(lineage(path))
         self._rows: dict[str, dict[str, int]] = {
             side: dict(zip(table[f"{side}_id"].to_list(), range(len(table)), strict=True))
             for side, table in (("item", self.corpus.items), ("user", self.corpus.users))
@@ -72,6 +78,8 @@ class Recommender:
         k: int = 10,
         num_beams: int = 50,
         exclude_seen: bool = False,
+        intention: str | None = None,
+        explain: bool = False,
     ) -> Found:
         """The k most probable next items.
 
@@ -81,10 +89,18 @@ class Recommender:
             k: items to return.
             num_beams: beams per level.
             exclude_seen: never return an item of the history.
+            intention: what is wanted, in free text; still only real items are returned.
+            explain: say what each item has to do with the history.
 
         Raises:
-            ValueError: an unknown user or item.
+            ValueError: an unknown user or item; an intention for a model that was not trained to
+                read one.
         """
+        if intention is not None and "intention_to_item" not in self.tasks:
+            raise ValueError(
+                "recommend: this generator was not trained to read intentions; train it with the "
+                "task intention_to_item (generator.pretrain.tasks or generator.sft.tasks)"
+            )
         user = None if user_id is None else self._row("user", user_id)
         times = None
         if history is None:
@@ -99,8 +115,11 @@ class Recommender:
         prompt = self.builder.prompts(
             Ragged(recent, np.array([0, len(recent)])), users, times=times
         )
+        asked = prompt
+        if intention is not None:
+            asked = render_intention(self.builder, self.generator.tokenizer, prompt, [intention])
         device = self.generator.model.get_input_embeddings().weight.device
-        ids = torch.from_numpy(prompt.tokens).unsqueeze(0).to(device)
+        ids = torch.from_numpy(asked.tokens).unsqueeze(0).to(device)
         result = constrained_beam_search(
             self.generator.model,
             ids,
@@ -112,10 +131,16 @@ class Recommender:
         )
         items = [int(item) for item in result.items[0] if item >= 0]
         scores = result.scores[0].tolist()
+        explanations = None
+        if explain:
+            explanations = explain_items(
+                self.generator, self.builder, self.sids, prompt, np.array(items), recent, self.tasks
+            )
         return Found(
             user_id or "anonymous",
             [self._listed(int(item), float("nan")) for item in recent],
             [self._listed(item, score) for item, score in zip(items, scores, strict=False)],
+            explanations,
         )
 
     def _row(self, side: str, external: str) -> int:
@@ -150,7 +175,28 @@ def recommendation_table(found: Found, shown_history: int = 5) -> list[Table]:
         tops.add_column(column, overflow="fold")
     for rank, item in enumerate(found.items, 1):
         tops.add_row(str(rank), item.item_id, _sid(item), f"{item.score:.3f}", item.title)
-    return [past, tops]
+    return [past, tops, *_explanation_tables(found)]
+
+
+def _explanation_tables(found: Found) -> list[Table]:
+    """Per item what it shares with the history, and what the model writes, if anything."""
+    if found.explanations is None:
+        return []
+    told = any(each.written_title or each.reason for each in found.explanations)
+    table = Table(title="Why", title_justify="left")
+    for column in ("#", "same SID levels", "as in the history", *["title and reason"] * told):
+        table.add_column(column, overflow="fold")
+    for rank, each in enumerate(found.explanations, 1):
+        levels, places = each.relatives
+        past = [found.history[place] for place in places]
+        words = [part for part in (each.written_title, each.reason) if part]
+        table.add_row(
+            str(rank),
+            str(levels),
+            "; ".join(item.title or item.item_id for item in past),
+            *["; ".join(words)] * told,
+        )
+    return [table]
 
 
 def _sid(item: Listed) -> str:

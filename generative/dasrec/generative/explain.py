@@ -3,13 +3,18 @@
 Shape letters: R recommended items, H items of the history, L levels, T tokens.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dasrec.core import SemanticIds
+from dasrec.generative.data.requests import explain_prompts, title_prompts
+from dasrec.generative.data.sequences import SequenceBuilder
 from dasrec.generative.data.tokens import TokenSequences
+from dasrec.generative.model.load import Generator
 from dasrec.generative.model.vocabulary import SidVocabulary
 
 Ints = npt.NDArray[np.integer[Any]]
@@ -43,6 +48,52 @@ def relatives(codes_RL: Ints, codes_HL: Ints) -> list[Relatives]:
         Relatives(int(most), np.flatnonzero(levels == most).tolist() if most else [])
         for most, levels in zip(most_R, levels_RH, strict=True)
     ]
+
+
+class Explanation(NamedTuple):
+    """What is said about a recommended item."""
+
+    relatives: Relatives
+    written_title: str
+    """The item's text as the model writes it from its semantic ID; "" from a model that was not
+    taught to (task `item_to_text`)."""
+    reason: str
+    """What it has in common with the history, in the model's words; "" from a model that was not
+    taught to (task `explain`)."""
+
+
+def explain_items(
+    generator: Generator,
+    builder: SequenceBuilder,
+    sids: SemanticIds,
+    prompt: TokenSequences,
+    items_R: Ints,
+    history_H: Ints,
+    tasks: Collection[str],
+) -> list[Explanation]:
+    """Explain each item of a list.
+
+    Args:
+        generator: that made the list.
+        builder: that rendered the prompt.
+        sids: of the catalogue.
+        prompt: one row, the user and the history.
+        items_R: the list.
+        history_H: oldest first.
+        tasks: that the generator was trained with.
+    """
+    if not len(items_R):
+        return []
+    codes = np.asarray(sids.items.codes)
+    titles = reasons = [""] * len(items_R)
+    parts = generator.model, generator.tokenizer, generator.vocabulary
+    if "item_to_text" in tasks:
+        titles = write_texts(*parts, title_prompts(builder, items_R))
+    if "explain" in tasks and len(history_H):
+        prompts = prompt.take(np.zeros(len(items_R), np.int64))
+        reasons = write_texts(*parts, explain_prompts(builder, prompts, items_R))
+    like = relatives(codes[items_R], codes[history_H])
+    return [Explanation(*row) for row in zip(like, titles, reasons, strict=True)]
 
 
 @torch.no_grad()

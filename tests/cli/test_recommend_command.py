@@ -1,0 +1,118 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.generative.shop import make_shop
+from tests.generative.world import pretrain_config, scratch
+
+from dasrec.cli.main import main
+from dasrec.cli.recommend import Recommender
+from dasrec.generative import pretrain
+from dasrec.generative.decoding.exhaustive import score_items
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+
+TASKS = {"next_item": 1.0, "intention_to_item": 1.0, "item_to_text": 1.0, "explain": 1.0}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose generator das was taught to talk, and mute was not."""
+    out = tmp_path_factory.mktemp("run") / "shop"
+    shop = make_shop(out)
+    shutil.move(out / "sids", out / "das")
+    (out / "sids").mkdir()
+    shutil.move(out / "das", out / "sids" / "das")
+    for name, tasks, epochs in (("das", TASKS, 60), ("das.mute", {"next_item": 1.0}, 1)):
+        trainer = {
+            "learning_rate": 1e-2,
+            "num_train_epochs": epochs,
+            "per_device_train_batch_size": 16,
+        }
+        config = pretrain_config(
+            base=scratch("llama", hidden_size=32),
+            tasks=tasks,
+            validation_queries=0,
+            trainer=trainer,
+        )
+        pretrain(config, shop.corpus, shop.sids, out / "bases" / name)
+    return out
+
+
+def dasrec(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_an_intention_is_read_after_the_history_and_answered_with_real_items(run: Path) -> None:
+    recommender = Recommender(run, "das")
+    generator = recommender.generator
+    found = recommender.recommend(None, ["i3", "i2"], k=6, intention=" Rose OIL ")
+    assert len({item.item_id for item in found.items}) == 6
+
+    control, vocabulary = generator.vocabulary.control, generator.vocabulary
+    tokens = [control["<|anonymous|>"]]
+    for item in (3, 2):
+        codes = recommender.sids.items.codes[item]
+        tokens += [vocabulary.item_levels[n][code] for n, code in enumerate(codes)]
+    words = generator.tokenizer("rose oil")["input_ids"]
+    tokens += [control["<|intention|>"], *words, control["<|item|>"]]
+    ids = torch.tensor([tokens])
+    scores = score_items(generator.model, ids, torch.ones_like(ids), recommender.trie)[0]
+    best = np.argsort(-scores.numpy(), kind="stable")
+    assert [item.item_id for item in found.items] == [f"i{item}" for item in best]
+    np.testing.assert_allclose([item.score for item in found.items], scores[best], atol=1e-4)
+
+
+def test_a_taught_intention_leads_to_such_an_item(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommender = Recommender(run, "das")
+    for words, items in (("rose acme bath", {"i0", "i1", "i5"}), ("bolt hair", {"i2", "i3"})):
+        found = recommender.recommend(None, [], k=1, intention=words)
+        assert found.items[0].item_id in items
+    assert dasrec("recommend", "--run", run, "--intention", "bolt hair comb", "-k", "1") == 0
+    assert "comb" in capsys.readouterr().out
+
+
+def test_explanations_name_the_history_and_the_model_writes(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommender = Recommender(run, "das")
+    found = recommender.recommend("u0", ["i0", "i1"], k=6, explain=True)
+    assert found.explanations is not None
+    codes = np.asarray(recommender.sids.items.codes)
+    for item, each in zip(found.items, found.explanations, strict=True):
+        own = codes[int(item.item_id[1:])]
+        shared = [int(np.cumprod(own == codes[past]).sum()) for past in (0, 1)]
+        assert each.relatives.levels == max(shared)
+        if max(shared):
+            assert each.relatives.places == [n for n, s in enumerate(shared) if s == max(shared)]
+        if item.title:
+            assert each.written_title == item.title  # six titles are learned by heart
+    assert any(each.reason for each in found.explanations)
+
+    assert dasrec("recommend", "--run", run, "--history", "i0,i1", "--explain") == 0
+    printed = capsys.readouterr().out
+    assert "same SID levels" in printed
+    assert "title and reason" in printed
+    arguments = ["--history", "i0", "--explain", "--method", "das.mute"]
+    assert dasrec("recommend", "--run", run, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "same SID levels" in printed
+    assert "title and reason" not in printed
+
+
+def test_a_model_that_was_not_taught_reads_no_intentions(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--intention", "rose oil", "--method", "das.mute"]
+    assert dasrec("recommend", "--run", run, *arguments) == 2
+    assert "train it with the task intention_to_item" in capsys.readouterr().err
+    assert dasrec("recommend", "--run", run) == 2
+    assert "give --user USER_ID" in capsys.readouterr().err
+    assert dasrec("recommend", "--run", run, "--intention", " ") == 2
+    assert "the text is empty" in capsys.readouterr().err
