@@ -46,7 +46,7 @@ ITEMS = pl.DataFrame(
         "item_id": [f"i{number}" for number in range(6)],
         "title": ["Rose soap", "Rose oil", "Mint comb", "Steel comb", "", "Rose cream"],
         "brand": ["Acme", "Acme", "Bolt", "Bolt", None, "Acme"],
-        "categories": [["Bath"], ["Bath", "Oils"], ["Hair"], ["Hair"], [], ["Bath"]],
+        "categories": ["Bath", "Bath > Oils", "Hair", " hair|", None, "Bath"],
     }
 )
 USERS = pl.DataFrame(

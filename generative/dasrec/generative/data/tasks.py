@@ -22,7 +22,7 @@ from dasrec.generative.data.sequences import (
 from dasrec.generative.data.text_tasks import TextTasks
 from dasrec.generative.data.tokens import TokenSequences
 
-PART = 50_000
+PART = 10_000
 """Windows, items or users rendered at a time: what bounds the memory."""
 
 

@@ -1,6 +1,6 @@
 """Words that stand for items: what intentions, preferences and reasons are made of.
 
-A term is a word of the title or description, or a whole brand or category name. Terms are
+A term is a word of the title or description, or the whole name of a brand or category. Terms are
 catalogue content; which of them a user is said to like comes from training interactions.
 
 Shape letters: I items, V terms, R rows, P pairs of a row and a term.
@@ -18,7 +18,8 @@ from dasrec.core.texts import ITEM_COLUMNS
 from dasrec.generative.data.tokens import starts_of, take_rows
 
 NAMES = ("brand", "category", "categories")
-"""Columns whose values are terms as they stand; the other text columns are cut into words."""
+"""Columns whose values are terms as they stand, a path ("Hair > Combs", "Drama|War") one per part;
+the other text columns are cut into words."""
 
 PER_ITEM = 64
 """Terms per item at most."""
@@ -132,7 +133,9 @@ def _terms_of_column(items: pl.DataFrame, name: str) -> pl.DataFrame:
         column = column.explode("term")
     term = pl.col("term").cast(pl.String).str.to_lowercase().str.strip_chars().fill_null("")
     if name in NAMES:
-        return column.with_columns(term.str.replace_all(r"\s+", " "))
+        parts = term.str.replace_all("|", ">", literal=True).str.split(">")
+        names = pl.col("term").str.strip_chars().str.replace_all(r"\s+", " ")
+        return column.with_columns(parts).explode("term").with_columns(names)
     return column.with_columns(term.str.extract_all(WORD)).explode("term").drop_nulls()
 
 
