@@ -91,8 +91,7 @@ def item_log_probs(path: Path, world: World, items_PG: Any) -> Tensor:
         return scorer.log_probs(scorer.logits(generator.model, ids, mask, items), items).sum(-1)
 
 
-@pytest.mark.parametrize("name", ["start", "untied"])
-@pytest.mark.parametrize("negatives", [1, 3])
+@pytest.mark.parametrize(("name", "negatives"), [("start", 3), ("untied", 1)])
 def test_the_first_dpo_loss_is_that_of_equal_models(
     world: World, name: str, negatives: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -166,8 +165,7 @@ def test_trls_other_losses_take_our_log_probabilities(
     "values",
     [
         {},
-        {"rollout": "sample", "pool": 24},
-        {"updates_per_rollout": 2, "add_target": True},
+        {"rollout": "sample", "pool": 24, "updates_per_rollout": 2, "add_target": True},
         {"rewards": {"hit": 1.0, "rank": 0.0, "prefix": 1.0}, "beta": 0.0},
     ],
 )
@@ -176,7 +174,7 @@ def test_grpo_raises_the_reward(
 ) -> None:
     shutil.copytree(start.parent, tmp_path / "run")
     out = tmp_path / "run" / "grpo"
-    config = grpo_config({"num_train_epochs": 10, "learning_rate": 1e-2}, **values)
+    config = grpo_config({"num_train_epochs": 6, "learning_rate": 1e-2}, **values)
     manifest = align(config, tmp_path / "run" / "lm", world.corpus, world.sids, out)
     log = [entry for entry in manifest.metrics["log"] if "reward" in entry]
     assert log[-1]["reward"] > log[0]["reward"]
@@ -185,7 +183,7 @@ def test_grpo_raises_the_reward(
         return torch.from_numpy(prompts.targets[:, None])
 
     before, after = (item_log_probs(path, world, targets) for path in (start, out))
-    assert float(after.exp().mean()) > 1.5 * float(before.exp().mean())
+    assert float(after.exp().mean()) > 1.3 * float(before.exp().mean())
     figures = log[-1]
     assert figures["unique"] == 1
     assert 0 < figures["legal_mass"] <= 1 + 1e-5
@@ -278,20 +276,21 @@ def interrupt(patch: pytest.MonkeyPatch, in_epoch: int) -> None:
     patch.setattr(Trainer, "training_step", step)
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
 def test_alignment_does_not_depend_on_validation_and_test_items(
-    world: World, tmp_path: Path, method: str
+    world: World, tmp_path: Path
 ) -> None:
     weights = []
     for items in (None, 5):
         root = tmp_path / str(items)
         corpus = make_corpus(root / "corpus", last_items=items)
         sids = make_sids(root / "sids", corpus)
-        config: Any = dpo_config() if method == "dpo" else grpo_config()
-        path = make_start(World(corpus, sids), root)
-        align(config, path, corpus, sids, root / "out")
-        weights.append((root / "out" / "adapter" / "adapter_model.safetensors").read_bytes())
+        path = make_start(World(corpus, sids), root, epochs=1)
+        for name, config in (("dpo", dpo_config()), ("grpo", grpo_config())):
+            align(config, path, corpus, sids, root / name)
+        files = [root / name / "adapter" / "adapter_model.safetensors" for name in ("dpo", "grpo")]
+        weights.append([file.read_bytes() for file in files])
     assert weights[0] == weights[1]
+    assert weights[0][0] != weights[0][1]
 
 
 def test_the_start_is_kept_if_nothing_is_better(world: World, start: Path, tmp_path: Path) -> None:

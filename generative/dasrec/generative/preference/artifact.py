@@ -50,9 +50,7 @@ def open_adapter(generator: Generator, lora: dict[str, Any] | None, start_path: 
     model = generator.model
     if isinstance(model, PeftModel):
         if lora is not None:
-            raise ValueError(
-                f"lora: {start_path} has an adapter, which is continued; remove 'lora'"
-            )
+            raise ValueError(f"lora: {start_path} has an adapter to go on from; remove 'lora'")
         model.set_adapter("default")  # also makes it trainable
         model.peft_config["default"].inference_mode = False
         split_token_rows(model)
