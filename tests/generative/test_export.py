@@ -60,7 +60,9 @@ pytestmark = [
 
 TRAINER = {"learning_rate": 2e-2, "num_train_epochs": 2, "per_device_train_batch_size": 8}
 METRICS = {"test": {"queries": 60, "recall@10": 0.25, "ndcg@10": 0.125, "mrr@10": 0.1}}
-CONFIG = ExportConfig(name="walker", dataset="walks", license="mit", users=True, base_model="a/b")
+CONFIG = ExportConfig(
+    name="walker", dataset="The Walks", license="mit", users=True, base_model="a/b"
+)
 
 
 @pytest.fixture(scope="module")
@@ -441,7 +443,9 @@ def test_the_card_tells_the_hub_and_the_reader(world: World, exported: Path) -> 
     results = {result.metric_type: result for result in card.data.eval_results}
     assert set(results) == {"recall@10", "ndcg@10"}
     assert results["recall@10"].metric_value == 0.25
-    assert results["recall@10"].dataset_name == "walks"
+    assert results["recall@10"].dataset_name == "The Walks"
+    assert card.data.datasets == [results["recall@10"].dataset_type] == ["the-walks"]
+    assert "`<|das_anonymous|><i0_0><i1_0><i2_0><i0_0><i1_0><i2_1>`" in card.text
     assert "| mrr@10 | 0.1000 |" in card.text
     assert "| queries | 60 |" in card.text
     rows = len(world.corpus.train_rows)

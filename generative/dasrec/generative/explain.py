@@ -32,7 +32,8 @@ class Relatives(NamedTuple):
 def shared_levels(codes_RL: Ints, codes_HL: Ints) -> npt.NDArray[np.int64]:
     """(R, H) how many leading levels two semantic IDs have in common."""
     same_RHL = codes_RL[:, None, :] == codes_HL[None, :, :]
-    return np.logical_and.accumulate(same_RHL, axis=2).sum(axis=2)
+    counts: npt.NDArray[np.int64] = np.logical_and.accumulate(same_RHL, axis=2).sum(axis=2)
+    return counts
 
 
 def relatives(codes_RL: Ints, codes_HL: Ints) -> list[Relatives]:

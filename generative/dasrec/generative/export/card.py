@@ -1,6 +1,6 @@
 """The README of an exported model: a model card with its figures, its prompt and its limits."""
 
-import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ def _header(facts: Facts) -> str:
         EvalResult(
             task_type="text-generation",
             task_name="Next-item recommendation, full catalogue",
-            dataset_type=facts.dataset,
+            dataset_type=_slug(facts.dataset),
             dataset_name=facts.dataset,
             dataset_split=split,
             metric_type=name,
@@ -72,7 +72,7 @@ def _header(facts: Facts) -> str:
         license=facts.license or "other",
         license_name=None if facts.license else "unknown",
         base_model=facts.base_model,
-        datasets=[facts.dataset],
+        datasets=[_slug(facts.dataset)],
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["recommendation", "generative-recommendation", "semantic-ids", "dasrec"],
@@ -80,6 +80,11 @@ def _header(facts: Facts) -> str:
         eval_results=results or None,
     )
     return str(data.to_yaml())
+
+
+def _slug(name: str) -> str:
+    """A name as the hub's header takes it."""
+    return re.sub(r"[^a-z0-9_./-]+", "-", name.lower())
 
 
 def _about(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
@@ -131,14 +136,14 @@ def _number(name: str, value: float | None) -> str:
 
 
 def _use(facts: Facts, sids: SemanticIds) -> str:
-    levels = range(len(sids.items.level_sizes))
-    item = "".join(f"<i{level}_{3 + level}>" for level in levels)
-    prompt = json.dumps(f"<|das_anonymous|>{item}{item}")
-    example = "" if facts.prompt.time or facts.prompt.context else f", such as {prompt}"
+    items = "".join(_tokens("i", codes) for codes in sids.items.codes[:2].tolist())
+    example = f", such as `<|das_anonymous|>{items}`"
+    if facts.prompt.time or facts.prompt.context:
+        example = ""
     return f"""## Use
 
 {_prompt(facts.prompt, sids)}{example}.
-The model goes on with the {len(levels)} codes of the next item.
+The model goes on with the {sids.items.num_levels} codes of the next item.
 
 ```
 python recommend.py --history ITEM_ID,ITEM_ID --num-items 10
@@ -152,7 +157,7 @@ def _prompt(prompt: PromptConfig, sids: SemanticIds) -> str:
     """What a prompt is made of, in words."""
     start = "`<|das_anonymous|>`"
     if prompt.user_sid and sids.users is not None:
-        user = "".join(f"<u{level}_{7 + level}>" for level in range(sids.users.num_levels))
+        user = _tokens("u", sids.users.codes[0].tolist())
         start += f" for an unknown user, or `<|das_user|>{user}` with the codes of the user"
     if prompt.context:
         start += f"; `<|das_text|>` and the user's {', '.join(prompt.context)} in words"
@@ -162,6 +167,10 @@ def _prompt(prompt: PromptConfig, sids: SemanticIds) -> str:
         f"A prompt is {start}; then the semantic IDs of the history, {times}oldest first, at most "
         f"{prompt.max_history} items{gaps}"
     )
+
+
+def _tokens(side: str, codes: list[int]) -> str:
+    return "".join(f"<{side}{level}_{code}>" for level, code in enumerate(codes))
 
 
 def _files(facts: Facts) -> str:

@@ -98,10 +98,9 @@ def prompt_tokens(
         words = AutoTokenizer.from_pretrained(folder)(context, add_special_tokens=False)
         tokens += [control["<|text|>"], *words["input_ids"][: form["context_tokens"]]]
     before = None
-    recent = slice(-form["max_history"], None)
-    for item_id, time in zip(
-        history[recent], (times or [None] * len(history))[recent], strict=True
-    ):
+    moments: list[int | None] = [None for _ in history] if times is None else [*times]
+    events = list(zip(history, moments, strict=True))
+    for item_id, time in events[-form["max_history"] :]:
         if item_id not in catalogue.row:
             raise ValueError(f"item '{item_id}' is not in the catalogue")
         tokens += gap_token(vocabulary, before, time) if form["time"] else []
