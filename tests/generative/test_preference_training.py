@@ -63,7 +63,7 @@ def make_start(
 
 @pytest.fixture(scope="module")
 def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    still: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return make_start(world, tmp_path_factory.mktemp("start"), epochs=25, n_embd=32, **still)
 
 

@@ -76,7 +76,8 @@ def training_positions(corpus: Corpus, per_user: int) -> Int64s:
     counts = np.bincount(user, minlength=corpus.num_users)
     before = np.arange(len(rows)) - (np.cumsum(counts) - counts)[user]
     clean = rows - corpus.user_start[user] == before  # no validation or test event comes earlier
-    return rows[(before > 0) & clean & (counts[user] - before <= per_user)]
+    chosen: Int64s = rows[(before > 0) & clean & (counts[user] - before <= per_user)]
+    return chosen
 
 
 def padded_items(items: Ragged, chosen: Int64s) -> Tensor:
