@@ -1,4 +1,4 @@
-"""A shop of six items and four users, small enough to write its rows by hand."""
+"""A shop of six items and five users, small enough to write its rows by hand."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ EVENTS = [
     (3, 3, 10, 0),
     (3, 2, DAY, 0),
     (3, 1, 2 * DAY, 2),
+    (4, 5, 0, 0),
+    (4, 4, HOUR, 0),
 ]
 
 ITEMS = pl.DataFrame(
@@ -51,9 +53,9 @@ ITEMS = pl.DataFrame(
 )
 USERS = pl.DataFrame(
     {
-        "user_id": [f"u{number}" for number in range(4)],
-        "gender": ["F", "M", None, "F"],
-        "age": [30, 41, None, 7],
+        "user_id": [f"u{number}" for number in range(5)],
+        "gender": ["F", "M", None, "F", None],
+        "age": [30, 41, None, 7, None],
     }
 )
 
@@ -95,7 +97,10 @@ def make_shop(path: Path, *, spoil: bool = False, user_side: bool = True) -> Sho
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [0, 2]], np.uint16)
     items = SidTable(codes, (3, 3), np.zeros((6, 2), np.float32), ())
     users = SidTable(
-        np.array([[0, 1], [1, 0], [1, 1], [0, 0]], np.uint16), (2, 2), np.zeros((4, 2)), ()
+        np.array([[0, 1], [1, 0], [1, 1], [0, 0], [2, 2]], np.uint16),
+        (3, 3),
+        np.zeros((5, 2), np.float32),
+        (),
     )
 
     def sids_payload(out: Path) -> None:

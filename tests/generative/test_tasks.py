@@ -85,7 +85,7 @@ def written(tokenizer: Any, rows: Dataset) -> list[str]:
 
 
 # windows of two items leave one question each: user 0 has item 1, then 2; user 1 has 4, then 0;
-# user 3 has 3, then 2; the others have no history
+# user 3 has 3, then 2; user 4 has 5, then 4, of which nothing is known; user 2 has no history
 EXPECTED = {
     "item_to_text": [
         "<|item|><i0_0><i1_0><|text|> -> Rose soap<|end|>",
@@ -104,6 +104,7 @@ EXPECTED = {
     "titles_to_item": [
         "<|history|><|text|>Rose oil<|item|> -> <i0_1><i1_0>",
         "<|history|><|text|>Steel comb<|item|> -> <i0_1><i1_0>",
+        "<|history|><|text|>Rose cream<|item|> -> <i0_2><i1_0>",
     ],
     "history_to_text": [
         "<|user|><u0_0><u1_1><i0_0><i1_1><|text|> -> Mint comb<|end|>",
@@ -116,6 +117,7 @@ EXPECTED = {
         "<|preferences|><u0_1><u1_0><|text|> -> acme, bath, rose<|end|>",
         "<|preferences|><u0_1><u1_1><|text|> -> bolt, comb, hair<|end|>",
         "<|preferences|><u0_0><u1_0><|text|> -> bolt, comb, hair<|end|>",
+        "<|preferences|><u0_2><u1_2><|text|> -> acme, bath, rose<|end|>",
     ],
     "explain": [
         "<|user|><u0_0><u1_0><i0_1><i1_1><|item|><i0_1><i1_0><|reason|> -> bolt, comb, hair<|end|>"
@@ -141,16 +143,16 @@ def test_context_and_times_come_before_the_question(shop: Shop, tmp_path: Path) 
 
 
 def test_questions_are_drawn_from_all_places(shop: Shop) -> None:
-    windows = training_windows(shop.corpus, 20)  # items: 0 1 2 | 4 0 | 3 | 2 3 2
+    windows = training_windows(shop.corpus, 20)  # items: 0 1 2 | 4 0 | 3 | 2 3 2 | 5 4
     for draw, targets, histories in (
-        (0.0, [1, 0, 3], [[0], [4], [2]]),
-        (0.4999, [1, 0, 3], [[0], [4], [2]]),
-        (0.5, [2, 0, 2], [[0, 1], [4], [2, 3]]),
-        (0.9999, [2, 0, 2], [[0, 1], [4], [2, 3]]),
+        (0.0, [1, 0, 3, 4], [[0], [4], [2], [5]]),
+        (0.4999, [1, 0, 3, 4], [[0], [4], [2], [5]]),
+        (0.5, [2, 0, 2, 4], [[0, 1], [4], [2, 3], [5]]),
+        (0.9999, [2, 0, 2, 4], [[0, 1], [4], [2, 3], [5]]),
     ):
-        asked = draw_examples(windows, np.full(4, draw))
-        assert asked.users.tolist() == [0, 1, 3]
-        assert asked.windows.tolist() == [0, 1, 3]
+        asked = draw_examples(windows, np.full(5, draw))
+        assert asked.users.tolist() == [0, 1, 3, 4]
+        assert asked.windows.tolist() == [0, 1, 3, 4]
         assert asked.targets.tolist() == targets
         ends = zip(asked.items.starts[:-1], asked.items.starts[1:], strict=True)
         assert [asked.items.values[low:high].tolist() for low, high in ends] == histories
@@ -209,7 +211,7 @@ def test_the_oldest_titles_give_way(shop: Shop, tmp_path: Path) -> None:
             assert most is None or len(row["input_ids"]) <= most
             history = words(tokenizer, row["input_ids"]).split("<|item|>")[0].split("<|text|>")[1:]
             assert history
-            assert set(history) <= {"Rose soap", "Rose oil", "Mint comb", "Steel comb"}
+            assert set(history) <= set(shop.corpus.items["title"]) - {""}
 
 
 def brute_titles(shop: Shop, tokenizer: Any, history: list[int], room: int) -> list[int]:
@@ -295,6 +297,23 @@ def test_rows_lie_on_disk(shop: Shop, tmp_path: Path) -> None:
     assert list(chain(*next_item["labels"])) == expected.labels.tolist()
 
 
+def test_some_rows_have_no_times(shop: Shop, tmp_path: Path) -> None:
+    builder, _ = shop.builder(time=True)
+    windows = training_windows(shop.corpus, 20)
+    forms = [
+        builder.render(windows.items, windows.users, times=times) for times in (windows.times, None)
+    ]
+    hidden = 0
+    for seed in range(20):
+        _, rows = rows_of(shop, tmp_path, {"next_item": 1.0}, seed=seed, time=True)
+        ids = list(chain(*rows["next_item"][0]["input_ids"]))
+        for low, high in zip(forms[0].starts[:-1], forms[0].starts[1:], strict=True):
+            known, unknown = (form.tokens[low:high].tolist() for form in forms)
+            assert ids[low:high] in (known, unknown)
+            hidden += ids[low:high] == unknown != known
+    assert 2 <= hidden <= 20  # of 80 rows with gaps
+
+
 def test_tasks_that_cannot_be_are_refused(shop: Shop, tmp_path: Path) -> None:
     lone = make_shop(tmp_path / "shop", user_side=False)
     with pytest.raises(ValueError, match=r"tasks.user_to_preferences: needs user SIDs"):
@@ -353,8 +372,12 @@ def generated(generator: Any, prompt: Any) -> str:
     return str(text).split("<|end|>")[0]
 
 
-def test_an_intention_needs_words(shop: Shop) -> None:
+def test_an_intention_is_written_as_its_training_rows_are(shop: Shop) -> None:
     builder, tokenizer = shop.builder()
     nobody = builder.prompts(Ragged(np.empty(0, np.int32), np.zeros(2, np.int64)))
+    prompt = render_intention(builder, tokenizer, nobody, [" Rose oil, ORGANIC "])
+    expected = "<|anonymous|><|intention|>rose oil, organic<|item|>"
+    assert words(tokenizer, prompt.tokens) == expected
+    assert not prompt.targets.any()
     with pytest.raises(ValueError, match="the text is empty"):
         render_intention(builder, tokenizer, nobody, ["  "])
