@@ -119,6 +119,7 @@ class RunConfig(StageConfig):
             raise ValueError(
                 f"ranking.tokenizer: '{self.ranking.tokenizer}' is not in tokenizers ({known})"
             )
+        self._check_rewards()
         widest = max(self.eval.ks)
         for name, generator in self.all_generators.items():
             if generator.retrieve.num_items < widest:
@@ -128,6 +129,16 @@ class RunConfig(StageConfig):
                     f"got {generator.retrieve.num_items}"
                 )
         return self
+
+    def _check_rewards(self) -> None:
+        ranked = None if self.ranking is None else self.ranking.tokenizer
+        for name, generator in self.all_generators.items():
+            if generator.asks_ranker and set(self.tokenizers) != {ranked}:
+                raise ValueError(
+                    f"generator '{name}': align.rewards.ranker asks the CTR model of the section "
+                    f"'ranking', which must be there and be that of the only tokenizer, got "
+                    f"ranking.tokenizer {ranked} and tokenizers {', '.join(self.tokenizers)}"
+                )
 
     @property
     def all_generators(self) -> dict[str, GeneratorConfig]:

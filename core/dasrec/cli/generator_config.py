@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from dasrec.core.config import StageConfig
+from dasrec.generative.preference.config import AlignConfig, GrpoConfig
 from dasrec.generative.retrieve import RetrieveConfig
 from dasrec.generative.training.pretrain import PretrainConfig
 from dasrec.generative.training.sft import SftConfig
@@ -14,7 +15,7 @@ MAIN = "main"
 
 
 class GeneratorConfig(StageConfig):
-    """One generator, trained once per tokenizer, in up to two stages."""
+    """One generator, trained once per tokenizer, in up to three stages."""
 
     after: str | None = None
     """Start from what this other generator ends with ("main" or a key of `generators`)."""
@@ -25,6 +26,9 @@ class GeneratorConfig(StageConfig):
     sft: SftConfig | None = None
     """Supervised fine-tuning, by LoRA or of all weights; null leaves it out."""
 
+    align: AlignConfig | None = None
+    """Preference alignment, by DPO or GRPO; null leaves it out."""
+
     retrieve: RetrieveConfig = RetrieveConfig()
     """Generation of the lists that are evaluated."""
 
@@ -33,18 +37,24 @@ class GeneratorConfig(StageConfig):
         if (self.after is None) == (self.pretrain is None):
             raise ValueError("give either 'pretrain' or 'after' (the generator to go on from)")
         if not self.stages:
-            raise ValueError("no stage to run: give sft with 'after'")
+            raise ValueError("no stage to run: give sft or align with 'after'")
         return self
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Training stages in their order."""
-        return tuple(name for name in ("pretrain", "sft") if getattr(self, name) is not None)
+        stages = ("pretrain", "sft", "align")
+        return tuple(name for name in stages if getattr(self, name) is not None)
 
     @property
     def leaves_adapter(self) -> bool:
         """Whether its model is an adapter on a base model rather than a model of its own."""
-        return self.sft is not None and self.sft.lora is not None
+        return self.align is not None or (self.sft is not None and self.sft.lora is not None)
+
+    @property
+    def asks_ranker(self) -> bool:
+        """Whether a CTR model's scores are part of its reward."""
+        return isinstance(self.align, GrpoConfig) and self.align.rewards.ranker != 0
 
 
 def check_chain(main: GeneratorConfig | None, others: dict[str, GeneratorConfig]) -> None:

@@ -8,7 +8,7 @@ from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.corpus import Corpus
 from dasrec.core.semantic_ids import SemanticIds
 
-FOLDERS = {"pretrain": "bases", "sft": "generators"}
+FOLDERS = {"pretrain": "bases", "sft": "generators", "align": "aligned"}
 """Where a stage's model goes in the run directory, in the order of the stages."""
 
 Step = Callable[
@@ -45,6 +45,7 @@ class GeneratorSteps:
         published: Path | None,
         step: Step,
         wanted: Callable[[str], bool],
+        ranker: Path,
         seed: int,
     ) -> None:
         """Remember where and how to run them.
@@ -56,11 +57,12 @@ class GeneratorSteps:
             published: directory of an earlier run whose generators are used; None = this one.
             step: runs a stage unless its artifact is up to date.
             wanted: whether a stage is asked for.
+            ranker: the CTR model that a reward may ask.
             seed: of every stage.
         """
         self.tokenizer, self.generators = tokenizer, generators
         self.out, self.published = out, published
-        self.step, self.wanted, self.seed = step, wanted, seed
+        self.step, self.wanted, self.ranker, self.seed = step, wanted, ranker, seed
 
     def run(self, corpus: Corpus, sids: SemanticIds, chosen: list[str]) -> None:
         """Train the chosen variants, those that they start from first, and make their lists."""
@@ -86,6 +88,8 @@ class GeneratorSteps:
             self._pretrain(variant, corpus, sids)
         if config.sft is not None and self.wanted("sft"):
             self._sft(variant, corpus, sids)
+        if config.align is not None and self.wanted("align"):
+            self._align(variant, corpus, sids)
 
     def _before(self, variant: str, stage: str) -> Path:
         """The model that a stage of a variant starts from."""
@@ -121,6 +125,24 @@ class GeneratorSteps:
         self.step(
             "sft", "generator" if config.lora else "base_model", out, config.as_json(), inputs,
             lambda: sft(config, base, corpus, sids, out, seed=self.seed, replace=True),
+        )  # fmt: skip
+
+    def _align(self, variant: str, corpus: Corpus, sids: SemanticIds) -> None:
+        from dasrec.cli.reward import ranker_scores
+        from dasrec.generative import align
+        from dasrec.generative.preference.artifact import align_inputs
+
+        generator, start = self.generators[variant], self._before(variant, "align")
+        config, out = generator.align, self.out / FOLDERS["align"]
+        assert config is not None
+        out = out / full_name(self.tokenizer, variant)
+        scores = ranker_scores(self.ranker, corpus, sids) if generator.asks_ranker else None
+        inputs = align_inputs(start, corpus, sids, scores)
+        self.step(
+            "align", "generator", out, config.as_json(), inputs,
+            lambda: align(
+                config, start, corpus, sids, out, seed=self.seed, replace=True, reward_scores=scores
+            ),
         )  # fmt: skip
 
     def _retrieve(self, variant: str, corpus: Corpus, sids: SemanticIds) -> None:

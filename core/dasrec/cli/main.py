@@ -155,7 +155,8 @@ for _name, _text in {
     "baselines": "Popularity, item-kNN and SASRec",
     "tokenize": "Train the tokenizers",
     "pretrain": "Add SID tokens to a decoder LM and train it in full",
-    "sft": "LoRA fine-tuning of the generator",
+    "sft": "Fine-tune the generator, by LoRA or in full",
+    "align": "Align the generator with what users took, by DPO or GRPO",
     "rank": "Train the CTR models and re-score the generated candidates",
     "evaluate": "Metrics of every method's lists",
 }.items():

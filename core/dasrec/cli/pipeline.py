@@ -37,6 +37,7 @@ STAGES = (
     "assign",
     "pretrain",
     "sft",
+    "align",
     "retrieve",
     "rank",
     "evaluate",
@@ -119,9 +120,12 @@ class Run:
         self._baselines(corpus)
         for name in self.tokenizers:
             sids = self._semantic_ids(name, corpus, embeddings)
+            if any(generator.asks_ranker for generator in self.config.all_generators.values()):
+                self._rankers(corpus)
             if sids is not None:
                 self.generators(name).run(corpus, sids, self.variants)
-        self._rank(corpus)
+        self._rankers(corpus)
+        self._rerank(corpus)
         self._evaluate(corpus)
         self.seconds = self._read_seconds()  # with those of calls side by side
 
@@ -371,7 +375,7 @@ class Run:
                     replace=True,
                 )
                 self._step("assign", "semantic_ids", out, section.as_json(), inputs, give)
-        later = ("pretrain", "sft", "retrieve")
+        later = ("pretrain", "sft", "align", "retrieve")
         return load_sids(out, corpus.manifest) if any(map(self._wanted, later)) else None
 
     def generators(self, tokenizer: str) -> GeneratorSteps:
@@ -383,6 +387,7 @@ class Run:
             self.published,
             self._step,
             self._wanted,
+            self.path("rankers", tokenizer),
             self.config.seed,
         )
 
@@ -395,13 +400,12 @@ class Run:
         """A trained model: of this run, or of the earlier one whose SIDs are extended."""
         return (self.published or self.out) / kind / name
 
-    def _rank(self, corpus: Corpus) -> None:
-        from dasrec.ranking import rerank, train_ranker
+    def _rankers(self, corpus: Corpus) -> None:
+        """Train the CTR model on SIDs and its twin on ids alone."""
+        from dasrec.ranking import train_ranker
 
         section, seed = self.config.ranking, self.config.seed
-        if section is None or not self._wanted("rank"):
-            return
-        if section.tokenizer not in self.tokenizers:
+        if section is None or not self._wanted("rank") or section.tokenizer not in self.tokenizers:
             return
         sids = load_sids(self.path("sids", section.tokenizer), corpus.manifest)
         plain, inputs = self.path("rankers", "id_only"), {"corpus": corpus.manifest}
@@ -411,16 +415,25 @@ class Run:
         inputs["semantic_ids"] = sids.manifest
         run = _bind(train_ranker, section.train, corpus, sids, ranker, seed=seed, replace=True)
         self._step("rank", "ranking_model", ranker, section.train.as_json(), inputs, run)
+
+    def _rerank(self, corpus: Corpus) -> None:
+        from dasrec.ranking import rerank
+
+        section = self.config.ranking
+        if section is None or not self._wanted("rank") or section.tokenizer not in self.tokenizers:
+            return
         candidates = self.path("recommendations", section.tokenizer)
         if not candidates.exists():
             return  # no generator
-        out = self.path("recommendations", f"{section.tokenizer}_ranked")
+        sids = load_sids(self.path("sids", section.tokenizer), corpus.manifest)
+        ranker = self.path("rankers", section.tokenizer)
+        inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
         inputs["ranking_model"] = load_manifest(ranker, "ranking_model", inputs)
         inputs["candidates"] = load_manifest(candidates, "recommendations")
-        run = _bind(
-            rerank, section.rerank, ranker, candidates, corpus, sids, out, seed=seed, replace=True
-        )
-        self._step("rank", "recommendations", out, section.rerank.as_json(), inputs, run)
+        out = self.path("recommendations", f"{section.tokenizer}_ranked")
+        config, seed = section.rerank, self.config.seed
+        run = _bind(rerank, config, ranker, candidates, corpus, sids, out, seed=seed, replace=True)
+        self._step("rank", "recommendations", out, config.as_json(), inputs, run)
 
     @property
     def methods(self) -> list[str]:

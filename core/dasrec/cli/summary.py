@@ -134,6 +134,7 @@ SECONDS_OF = {
     "models": "train",
     "bases": "train",
     "generators": "train",
+    "aligned": "train",
     "recommendations": "retrieve",
     "rankers": "rank",
     "reports": "evaluate",
