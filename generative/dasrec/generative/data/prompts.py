@@ -72,6 +72,6 @@ def load_prompt(directory: str | Path) -> PromptConfig:
 def time_buckets(gaps: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """The bucket of each gap in seconds: floor(log2(1 + whole minutes)), 0 for a negative gap."""
     minutes = np.maximum(np.asarray(gaps, np.int64), 0) // 60
-    return np.minimum(np.frexp((minutes + 1).astype(np.float64))[1] - 1, TIME_BUCKETS - 1).astype(
-        np.int64
-    )
+    _, exponent = np.frexp((minutes + 1).astype(np.float64))
+    buckets: npt.NDArray[np.int64] = np.minimum(exponent - 1, TIME_BUCKETS - 1).astype(np.int64)
+    return buckets

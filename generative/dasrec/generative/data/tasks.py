@@ -1,6 +1,6 @@
 """The training rows of all tasks, written to disk part by part and read through memory maps."""
 
-import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +152,7 @@ def _write(source: _Source, path: Path) -> npt.NDArray[np.int64]:
 
     Several processes may write the same file: each its own, and the last one stays.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     lengths = []
     schema = as_table(source.render(0, 0)).schema
     with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
