@@ -40,6 +40,8 @@ def test_nothing_in_common_and_no_history_have_no_relatives() -> None:
 def talker(world: World) -> tuple[Any, Any, Any]:
     config = build_config(BaseModelConfig, scratch("llama", initializer_range=0.5), "base")
     model, tokenizer, vocabulary = build_base_model(config, world.corpus, world.sids, seed=0)
+    with torch.no_grad():  # it would write codes wherever it may
+        model.get_input_embeddings().weight[torch.tensor(vocabulary.new_token_ids)] *= 4
     return model.eval(), tokenizer, vocabulary
 
 
@@ -51,13 +53,16 @@ def test_texts_are_the_greedy_text_tokens_of_each_prompt_alone(
     rows = [new[:3], new[5:6], [*new[7:9], *tokenizer("thing number")["input_ids"]]]
     found = write_texts(model, tokenizer, vocabulary, ragged(rows), max_tokens=6)
     allowed = [t for t in range(len(tokenizer)) if t not in new]
+    codes_first = 0
     for row, text in zip(rows, found, strict=True):
         written: list[int] = []
         for _ in range(6):
             with torch.no_grad():
                 logits = model(torch.tensor([[*row, *written]])).logits[0, -1]
+            codes_first += int(logits.argmax()) in new
             written.append(allowed[int(logits[allowed].argmax())])
             if written[-1] == tokenizer.eos_token_id:
                 break
         assert text == tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert codes_first
     assert len(set(found)) > 1
