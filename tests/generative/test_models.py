@@ -314,6 +314,22 @@ def test_a_model_cut_to_its_sid_tokens_decodes_as_the_whole_one(
     torch.testing.assert_close(found[0].scores, found[1].scores)
 
 
+def test_every_row_of_a_cut_model_but_paddings_has_a_gradient(world: World, tmp_path: Path) -> None:
+    llm = save_llm(tmp_path / "llm", world, "llama", LLAMA)
+    tokenizer = train_tokenizer(280, world.corpus)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(5)  # after the cut, a control token's id
+    tokenizer.save_pretrained(llm)
+    config = json.loads((llm / "config.json").read_text()) | {"pad_token_id": 5}
+    (llm / "config.json").write_text(json.dumps(config))
+    model, _, vocabulary = build_base_model(
+        named(llm, sid_vocabulary_only=True), world.corpus, world.sids, seed=0
+    )
+    embedding = model.get_input_embeddings()
+    embedding(torch.arange(model.config.vocab_size)).sum().backward()
+    assert embedding.weight.grad[vocabulary.new_token_ids].abs().min() > 0
+    assert (model.config.pad_token_id, model.config.eos_token_id) == (0, 1)
+
+
 @pytest.mark.parametrize("source", ["named", "scratch"])
 def test_a_model_of_sid_tokens_trains_without_text_only(
     world: World, tmp_path: Path, source: str
