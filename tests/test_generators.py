@@ -1,0 +1,114 @@
+"""Several generators in one run, each a chain of stages."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from dasrec.cli.config import RunConfig, load_run_config
+from dasrec.cli.generator_steps import split_name, trained_model
+from dasrec.cli.pipeline import Run
+from dasrec.cli.summary import record_results
+from dasrec.core.artifacts import load_manifest
+from dasrec.core.config import apply_overrides, build_config, read_yaml
+from dasrec.eval.results import read_results
+from tests.test_pipeline import ROOT, SMALL
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+TRAIN = "validation_queries: 20, trainer: {num_train_epochs: 1}"
+VARIANTS = [
+    *SMALL,
+    "generator.sft=null",
+    "baselines={}",
+    f"generators.tuned={{after: main, sft: {{lora: {{r: 2}}, {TRAIN}}}}}",
+    f"generators.whole={{after: main, sft: {{lora: null, {TRAIN}}}}}",
+    "generators.aligned={after: tuned, align: {method: grpo, group_size: 4, max_prompts: 16, "
+    f"rewards: {{ranker: 1.0}}, {TRAIN}}}}}",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    document = read_yaml(QUICKSTART)
+    del document["tokenizers"]["tiger"]
+    overrides = [value for value in VARIANTS if not value.startswith("tokenizers.tiger")]
+    config = build_config(RunConfig, apply_overrides(document, overrides), "quickstart")
+    run = Run(config, tmp_path_factory.mktemp("run"))
+    run.execute()
+    return run
+
+
+def test_a_variant_starts_from_the_model_that_another_ends_with(finished: Run) -> None:
+    base = load_manifest(finished.path("bases", "das"), "base_model")
+    tuned = load_manifest(finished.path("generators", "das.tuned"), "generator")
+    whole = load_manifest(finished.path("generators", "das.whole"), "base_model")
+    aligned = load_manifest(finished.path("aligned", "das.aligned"), "generator")
+    ranker = load_manifest(finished.path("rankers", "das"), "ranking_model")
+    assert tuned.inputs["base_model"] == whole.inputs["base_model"] == base.fingerprint
+    assert aligned.inputs["start"] == tuned.fingerprint
+    assert aligned.inputs["reward_scores"] == ranker.fingerprint
+    assert trained_model(finished.out, "das.aligned") == finished.path("aligned", "das.aligned")
+    assert not finished.path("bases", "das.tuned").exists()
+
+
+def test_each_generator_has_lists_and_figures_of_its_own(finished: Run, tmp_path: Path) -> None:
+    names = ["das", "das.tuned", "das.whole", "das.aligned", "das_ranked"]
+    assert finished.methods == names
+    used = {
+        load_manifest(finished.path("recommendations", name), "recommendations").inputs["generator"]
+        for name in names[:-1]
+    }
+    assert len(used) == 4
+    record_results(finished, tmp_path, QUICKSTART, [], "generator")
+    lines = [line for line in read_results(tmp_path) if line.topic == "generator"]
+    assert {(line.method, line.variant) for line in lines} == {
+        ("das", ""), ("das", "tuned"), ("das", "whole"), ("das", "aligned"), ("das_ranked", ""),
+    }  # fmt: skip
+    digests = {line.variant: line.config_sha256 for line in lines if line.method == "das"}
+    assert len(set(digests.values())) == 4
+
+
+def test_only_what_is_asked_for_and_not_there_is_made(
+    finished: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "dasrec.cli.pipeline"):
+        Run(finished.config, finished.out, variants=["aligned"]).execute()
+    told = [record.getMessage() for record in caplog.records]
+    assert any("aligned/das.aligned: up to date" in line for line in told)
+    assert any("generators/das.tuned: up to date" in line for line in told)
+    assert not any("das.whole" in line for line in told)
+    assert not any("done in" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generators.x={after: nowhere, sft: {}}", "generators.x.after: 'nowhere' is not there"),
+        ("generators.x={after: x, sft: {}}", "'x' starts from itself"),
+        ("generators.x={after: main}", "no stage to run"),
+        ("generators.x={sft: {}}", "give either 'pretrain' or 'after'"),
+        ("generators.x={after: main, sft: {}}", "'main' ends with an adapter"),
+        ("generators.main={after: main, sft: {}}", "name of the section 'generator'"),
+        ("generators.X-1={after: main, align: {method: dpo}}", "lower-case letters"),
+        (
+            "generators.x={after: main, align: {method: grpo, rewards: {ranker: 1}}}",
+            "be that of the only tokenizer",
+        ),
+        (
+            "generators.x={after: main, align: {method: dpo}, retrieve: {num_items: 5}}",
+            "generators.x.retrieve.num_items must be at least",
+        ),
+    ],
+)
+def test_a_chain_that_cannot_run_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        load_run_config(QUICKSTART, [override])
+
+
+def test_names_of_methods() -> None:
+    assert split_name("das.grpo") == ("das", "grpo")
+    assert split_name("das") == ("das", "")
+    with pytest.raises(ValueError, match="--generator nothing: not in generators"):
+        Run(load_run_config(QUICKSTART), Path("unused"), variants=["nothing"])
