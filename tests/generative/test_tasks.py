@@ -256,6 +256,7 @@ def test_texts_are_cut(shop: Shop, tmp_path: Path) -> None:
     tokenizer, rows = rows_of(shop, tmp_path, {"item_to_text": 1.0}, max_text_tokens=1)
     whole = tokenizer("Rose soap", add_special_tokens=False)["input_ids"]
     assert rows["item_to_text"][0][0]["labels"][-2:] == [whole[0], tokenizer.eos_token_id]
+    assert tokenizer.backend_tokenizer.truncation is None  # would be saved with the model
 
 
 def bytes_of(shop: Shop, folder: Path) -> dict[str, bytes]:

@@ -18,26 +18,23 @@ def catalogue_texts(corpus: Corpus) -> list[str]:
     columns = corpus.items.columns
     if "title" in columns:
         return item_texts(corpus, ["title"], labels=False).to_list()
-    return full_texts(corpus)
-
-
-def full_texts(corpus: Corpus) -> list[str]:
-    """(I,) all text columns of each item; empty where the catalogue has none."""
-    if not set(ITEM_COLUMNS) & set(corpus.items.columns):
+    if not set(ITEM_COLUMNS) & set(columns):
         return [""] * corpus.num_items
     return item_texts(corpus, labels=False).to_list()
 
 
 def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> TokenSequences:
-    """The texts as context, cut to `max_tokens` tokens each."""
+    """The texts as context, cut to `max_tokens` tokens each.
+
+    The tokenizer's own truncation stays off: it would be saved with the tokenizer, and cut every
+    prompt of whoever loads it elsewhere.
+    """
     rows: list[list[int]] = []
     for first in range(0, len(texts), BATCH):
-        rows += tokenizer(
-            list(texts[first : first + BATCH]),
-            add_special_tokens=False,
-            truncation=True,
-            max_length=max_tokens,
-        )["input_ids"]
+        batch = list(texts[first : first + BATCH])
+        rows += [
+            ids[:max_tokens] for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]
+        ]
     return ragged(rows)
 
 
