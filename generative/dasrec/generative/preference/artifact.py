@@ -9,12 +9,12 @@ from typing import Any
 from peft import LoraConfig, PeftModel
 
 from dasrec.core import Corpus, Manifest, SemanticIds, load_manifest
-from dasrec.generative.model.load import ADAPTER, POINTER, Generator, generator_manifest
+from dasrec.generative.model.load import POINTER, Generator, generator_manifest
 from dasrec.generative.model.split_tokens import split_token_rows
 from dasrec.generative.options import check_options, field_names
 from dasrec.generative.preference.rewards import RewardScores
 from dasrec.generative.training.artifact import write_trained
-from dasrec.generative.training.lora import add_lora, portable
+from dasrec.generative.training.lora import add_lora, save_adapter
 from dasrec.generative.training.sft import SftConfig
 
 
@@ -77,13 +77,10 @@ def write_generator(
     relative = os.path.relpath(base_path.resolve(), out.resolve())
 
     def payload(scratch: Path) -> None:
-        portable(model, relative)
-        model.save_pretrained(scratch / ADAPTER)
-        (scratch / ADAPTER / "README.md").unlink(missing_ok=True)
+        save_adapter(model, scratch, relative)
         generator.tokenizer.save_pretrained(scratch)
         generator.vocabulary.save(scratch)
         generator.prompt.save(scratch)
-        (scratch / POINTER).write_text(json.dumps({"path": relative}))
 
     return write_trained(
         out, "generator", config, inputs, payload, work,

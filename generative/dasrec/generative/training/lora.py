@@ -1,10 +1,14 @@
 """LoRA on a SID base model, with the rows of the added tokens trainable beside it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers.pytorch_utils import Conv1D
 
+from dasrec.generative.export.adapter_card import adapter_readme
+from dasrec.generative.model.load import ADAPTER, POINTER
 from dasrec.generative.model.split_tokens import split_token_rows
 from dasrec.generative.model.vocabulary import SidVocabulary
 
@@ -33,16 +37,29 @@ def add_lora(model: Any, vocabulary: SidVocabulary, options: dict[str, Any]) -> 
     return wrapped
 
 
-def portable(wrapped: PeftModel, base_path: str) -> None:
-    """Name the base model by a relative path and sort what peft keeps as sets.
+def save_adapter(
+    wrapped: PeftModel, folder: Path, base_path: str, state_dict: dict[str, Any] | None = None
+) -> None:
+    """Write the adapter, where its base model lies, and how to open both without dasrec.
 
     An absolute path would tie the adapter to this machine and change its fingerprint, and so would
     the order of a set, which differs between processes.
+
+    Args:
+        wrapped: the model with its adapter.
+        folder: gets adapter/, base.json and README.md.
+        base_path: of the base model, relative to the artifact.
+        state_dict: its weights, where the processes that trained it hold a part each.
     """
     adapter = wrapped.peft_config["default"]
     adapter.base_model_name_or_path = base_path
     if not isinstance(adapter.target_modules, str):  # a pattern stays as it is
         adapter.target_modules = sorted(adapter.target_modules)
+    # The token rows are in the adapter; "auto" would look for the base and may add whole matrices.
+    wrapped.save_pretrained(folder / ADAPTER, state_dict=state_dict, save_embedding_layers=False)
+    (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # says nothing but versions
+    (folder / POINTER).write_text(json.dumps({"path": base_path}))
+    (folder / "README.md").write_text(adapter_readme(base_path, wrapped.config.model_type))
 
 
 def _module_name(model: Any, side: str) -> str:

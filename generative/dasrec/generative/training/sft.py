@@ -1,6 +1,5 @@
 """Stage `sft`: fine-tuning through trl, with LoRA and the SID token rows beside it or in full."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -21,13 +20,11 @@ from dasrec.core import (
 from dasrec.generative.data.config import DataConfig
 from dasrec.generative.data.prompts import load_prompt
 from dasrec.generative.data.sequences import sequence_builder
-from dasrec.generative.export.adapter_card import adapter_readme
 from dasrec.generative.model.base_model import load_base, pin_generation
-from dasrec.generative.model.load import ADAPTER, POINTER
 from dasrec.generative.model.vocabulary import load_vocabulary
 from dasrec.generative.options import check_options, field_names
 from dasrec.generative.training.artifact import training_folder, write_trained
-from dasrec.generative.training.lora import add_lora, portable
+from dasrec.generative.training.lora import add_lora, save_adapter
 from dasrec.generative.training.plan import TrainingPlan, plan_training
 from dasrec.generative.training.trainer import SET_BY_US, SidTrainerMixin, trainer_arguments
 from dasrec.generative.training.validation import PRIMARY
@@ -111,12 +108,7 @@ def sft(
             pin_generation(model, tokenizer)
             model.save_pretrained(scratch, state_dict=weights)
         else:
-            portable(model, relative)
-            model.save_pretrained(scratch / ADAPTER, state_dict=weights)
-            (scratch / ADAPTER / "README.md").unlink(missing_ok=True)
-            (scratch / POINTER).write_text(json.dumps({"path": relative}))
-            card = adapter_readme(relative, model.config.model_type)
-            (scratch / "README.md").write_text(card)
+            save_adapter(model, scratch, relative, weights)
         tokenizer.save_pretrained(scratch)
         vocabulary.save(scratch)
         prompt.save(scratch)
