@@ -21,6 +21,7 @@ from dasrec.generative.data.prefixes import prefix_windows
 from dasrec.generative.data.sequences import sequence_dataset
 from dasrec.generative.data.tasks import training_rows
 from dasrec.generative.data.tokens import IGNORE
+from dasrec.generative.model import packed_attention
 from dasrec.generative.model.base_model import build_base_model
 from dasrec.generative.model.packed_attention import NAME, check_packed, last_hidden, packed_batches
 from dasrec.generative.training.loss import SidLoss
@@ -104,11 +105,11 @@ def test_padded_and_packed_tensors() -> None:
     padded = pad(rows, pad_token_id=0)
     assert padded["input_ids"].tolist() == [[1, 2, 3], [4, 5, 0]]
     assert padded["labels"].tolist() == [[IGNORE, 2, 3], [4, 5, IGNORE]]
-    packed = pack(rows)
-    assert packed["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
-    assert packed["labels"].tolist() == [[IGNORE, 2, 3, IGNORE, 5]]  # 4 follows another row
-    assert packed["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
-    assert packed["cu_seq_lens_q"].tolist() == [0, 3, 5]
+    packed = pack(rows)  # the short row first
+    assert packed["input_ids"].tolist() == [[4, 5, 1, 2, 3]]
+    assert packed["labels"].tolist() == [[IGNORE, 5, IGNORE, 2, 3]]  # 4 follows nothing
+    assert packed["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
+    assert packed["cu_seq_lens_q"].tolist() == [0, 2, 5]
     assert packed["max_length_q"] == 3
 
 
@@ -153,10 +154,12 @@ def gradients(model: Any) -> list[Tensor]:
     return found
 
 
+@pytest.mark.parametrize("spread", [0.5, 100.0], ids=["groups", "one group"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_rows_have_the_loss_and_gradients_of_each_row_and_of_each_prefix(
-    world: World, family: str
+    world: World, family: str, spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(packed_attention, "SPREAD", spread)
     model, tokenizer, vocabulary = base(world, family)
     rows, loss = some_rows(world, vocabulary, 5), SidLoss(vocabulary)
     model.train()

@@ -45,13 +45,14 @@ def pad(rows: FlatRows, pad_token_id: int) -> dict[str, torch.Tensor]:
 
 
 def pack(rows: FlatRows) -> dict[str, Any]:
-    """All rows in one.
+    """All rows in one, the short ones first: attention pads neighbours to one length.
 
     Returns:
         input_ids, labels and position_ids (1, P); positions restart with each row. cu_seq_lens_q
         and cu_seq_lens_k (B + 1,) int32 say where the rows start and max_length_q and
         max_length_k how long the longest is: the keywords of transformers' flash attention.
     """
+    rows = _by_length(rows)
     lengths = np.diff(rows.starts)
     labels = rows.labels.copy()
     labels[rows.starts[:-1]] = IGNORE  # a first token follows nothing, least of all another row
@@ -67,6 +68,14 @@ def pack(rows: FlatRows) -> dict[str, Any]:
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def _by_length(rows: FlatRows) -> FlatRows:
+    lengths = np.diff(rows.starts)
+    order = np.argsort(lengths, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(lengths[order])])
+    flat = np.arange(starts[-1]) + np.repeat(rows.starts[:-1][order] - starts[:-1], lengths[order])
+    return FlatRows(rows.tokens[flat], rows.labels[flat], starts, rows.hidden[order])
 
 
 class Collator:

@@ -8,7 +8,8 @@ Shape letters: B rows, L tokens of the longest, P tokens of all rows, N heads, D
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from transformers import AttentionInterface, PreTrainedModel
 NAME = "dasrec_packed"
 FLASH = "flash_attention"
 """Implementations that begin so read the same keywords and stay in place."""
+SPREAD = 0.5
+"""Rows whose lengths differ by less than this power of two are padded to one length."""
 
 
 def packed_attention(
@@ -56,17 +59,72 @@ def packed_attention(
     Returns:
         (1, P, N, D), and no weights.
     """
-    rows, length = len(cu_seq_lens_q) - 1, max_length_q
-    tokens = query_1NPD.shape[2]
-    starts = cu_seq_lens_q.long()
-    place_P = torch.arange(tokens, device=starts.device) + torch.repeat_interleave(
-        torch.arange(rows, device=starts.device) * length - starts[:-1],
-        starts.diff(),
-        output_size=tokens,
-    )
-    query, key, value = (
-        _unpack(x, place_P, rows, length) for x in (query_1NPD, key_1NPD, value_1NPD)
-    )
+    groups = _groups(cu_seq_lens_q.long(), max_length_q, query_1NPD.shape[2])
+    tokens = [part.tokens for part in groups]
+    sides = (x.split(tokens, 2) for x in (query_1NPD, key_1NPD, value_1NPD))
+    outputs = []
+    for part, query, key, value in zip(groups, *sides, strict=True):
+        rows = (_unpack(x, part) for x in (query, key, value))
+        out = _attend(*rows, dropout, scaling, sliding_window, softcap)
+        flat = out.transpose(1, 2).reshape(part.rows * part.length, -1)
+        flat = flat.index_select(0, part.place)
+        outputs.append(flat.view(1, part.tokens, out.shape[1], out.shape[3]))
+    return torch.cat(outputs, 1), None
+
+
+class _Group(NamedTuple):
+    """Neighbouring rows that are padded to one length."""
+
+    rows: int
+    tokens: int
+    length: int
+    place: Tensor
+    """(tokens,) where each token goes among rows * length places."""
+
+
+def _groups(starts: Tensor, longest: int, tokens: int) -> list[_Group]:
+    """Rows of about the same length together; on an accelerator all rows, without asking it."""
+    if starts.device.type != "cpu":
+        return [_group(starts, longest, tokens)]
+    lengths = starts.diff()
+    size_class = (lengths.log2() / SPREAD).floor()
+    cuts = [0, *(size_class.diff().nonzero().flatten() + 1).tolist(), len(lengths)]
+    return [
+        _group(
+            starts[first : end + 1] - starts[first],
+            int(lengths[first:end].max()),
+            int(starts[end] - starts[first]),
+        )
+        for first, end in pairwise(cuts)
+    ]
+
+
+def _group(starts: Tensor, length: int, tokens: int) -> _Group:
+    rows = len(starts) - 1
+    shift = torch.arange(rows, device=starts.device) * length - starts[:-1]
+    place = torch.repeat_interleave(shift, starts.diff(), output_size=tokens)
+    return _Group(rows, tokens, length, place + torch.arange(tokens, device=starts.device))
+
+
+def _unpack(x_1NPD: Tensor, part: _Group) -> Tensor:
+    """(B, N, L, D) with zeros after the end of each row."""
+    heads, tokens, width = x_1NPD.shape[1:]
+    flat = x_1NPD[0].transpose(0, 1).reshape(tokens, heads * width)
+    padded = flat.new_zeros(part.rows * part.length, heads * width).index_copy(0, part.place, flat)
+    return padded.view(part.rows, part.length, heads, width).transpose(1, 2)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Causal attention of (B, N, L, D) queries on keys and values of as many heads or fewer."""
+    length = query.shape[2]
     if key.shape[1] < query.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
@@ -76,24 +134,13 @@ def packed_attention(
         if sliding_window is not None:
             mask = mask.triu(1 - sliding_window)
     if softcap is None:
-        out = F.scaled_dot_product_attention(
+        return F.scaled_dot_product_attention(
             query, key, value, mask, dropout, is_causal=mask is None, scale=scaling
         )
-    else:
-        scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
-        scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, -torch.inf)
-        weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout)
-        out = weights @ value
-    flat = out.transpose(1, 2).reshape(rows * length, -1).index_select(0, place_P)
-    return flat.view(1, tokens, out.shape[1], out.shape[3]), None
-
-
-def _unpack(x_1NPD: Tensor, place_P: Tensor, rows: int, length: int) -> Tensor:
-    """(B, N, L, D) with zeros after the end of each row."""
-    heads, tokens, width = x_1NPD.shape[1:]
-    flat = x_1NPD[0].transpose(0, 1).reshape(tokens, heads * width)
-    padded = flat.new_zeros(rows * length, heads * width).index_copy(0, place_P, flat)
-    return padded.view(rows, length, heads, width).transpose(1, 2)
+    scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, -torch.inf)
+    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout)
+    return weights @ value
 
 
 AttentionInterface.register(NAME, packed_attention)
