@@ -1,4 +1,4 @@
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +7,19 @@ import pytest
 import torch
 from datasets import Dataset
 from tests.generative.shop import Shop, make_shop, words
-from tests.generative.world import pretrain_config, scratch
+from tests.generative.world import pretrain_config, scratch, sft_config
 
-from dasrec.core import Ragged, build_config
+from dasrec.core import Ragged, build_config, load_recommendations
 from dasrec.generative import (
+    RetrieveConfig,
     build_trie,
     constrained_beam_search,
     load_generator,
     pretrain,
     query_prompts,
+    retrieve,
+    score_items,
+    sft,
 )
 from dasrec.generative.data import tasks as tasks_module
 from dasrec.generative.data.config import DataConfig, TaskWeights
@@ -29,6 +33,7 @@ from dasrec.generative.data.tokens import IGNORE
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is deprecated and will be removed:FutureWarning",
+    "ignore:Could not find a config file:UserWarning",
 )
 
 TASKS = tuple(TaskWeights.model_fields)
@@ -382,3 +387,25 @@ def test_an_intention_is_written_as_its_training_rows_are(shop: Shop) -> None:
     assert not prompt.targets.any()
     with pytest.raises(ValueError, match="the text is empty"):
         render_intention(builder, tokenizer, nobody, ["  "])
+
+
+def test_fine_tuning_and_lists_keep_the_prompt_format(
+    shop: Shop, trained: Path, tmp_path: Path
+) -> None:
+    config = sft_config(tasks={"next_item": 1.0, "explain": 0.5}, validation_queries=4)
+    sft(config, trained, shop.corpus, shop.sids, tmp_path / "lm")
+    generator = load_generator(tmp_path / "lm", shop.sids)
+    assert generator.prompt == load_generator(trained, shop.sids).prompt
+    assert generator.prompt.time
+
+    retrieve_config = RetrieveConfig(num_beams=6, num_items=6)
+    retrieve(retrieve_config, tmp_path / "lm", shop.corpus, shop.sids, tmp_path / "lists")
+    lists = load_recommendations(tmp_path / "lists", shop.corpus)
+    builder = generator.sequence_builder(shop.corpus, shop.sids)
+    prompts = query_prompts(shop.corpus, builder, lists.queries)
+    trie = build_trie(shop.corpus, shop.sids, generator.vocabulary)
+    for row, (low, high) in enumerate(pairwise(prompts.starts)):
+        assert prompts.tokens[high - 1] in generator.vocabulary.time_tokens
+        ids = torch.from_numpy(prompts.tokens[low:high])[None]
+        scores = score_items(generator.model, ids, torch.ones_like(ids), trie)[0].numpy()
+        assert lists.item_idx[row].tolist() == np.argsort(-scores, kind="stable").tolist()
