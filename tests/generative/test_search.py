@@ -116,7 +116,9 @@ def assert_ranking(result: SearchResult, scores: Tensor, k: int) -> None:
 
 
 @pytest.mark.parametrize("normalize", NORMALIZERS)
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3", "granite"]
+)
 def test_wide_search_is_brute_force(name: str, normalize: Normalize) -> None:
     attention = "eager" if name == "gemma2" else "sdpa"
     model, (trie, codes), (ids, mask) = make_model(name, attention), make_trie(), make_prompts()
@@ -161,8 +163,9 @@ def test_eager_attention(name: str) -> None:
 
 @pytest.mark.parametrize("normalize", NORMALIZERS)
 def test_unknown_head_falls_back_to_full_logits(
-    normalize: Normalize, caplog: pytest.LogCaptureFixture
+    normalize: Normalize, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dasrec.generative.decoding.head.rescale", lambda logits, config: logits)
     model, (trie, codes), (ids, mask) = make_model("granite"), make_trie(), make_prompts()
     head = LevelHead(model, trie.level_token_ids)
     assert not head.restricted

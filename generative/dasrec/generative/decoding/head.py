@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dasrec.generative.model.logits import rescale
+
 logger = logging.getLogger(__name__)
 
 Normalize = Literal["level", "full", "trie"]
@@ -55,7 +57,6 @@ class LevelHead:
         self.config: Any = base.config.get_text_config()
         self._body: Any = base.get_decoder()
         self._output: Any = base.get_output_embeddings()
-        self._softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.restricted = True
         with torch.no_grad():
             embedding_VH: Tensor = base.get_input_embeddings().weight
@@ -86,7 +87,7 @@ class LevelHead:
         if not self.restricted:
             return states_RX[..., self._tokens[level]].float()
         weight_KH, bias_K = self._rows[level]
-        return self._cap(F.linear(states_RX.float(), weight_KH, bias_K))
+        return rescale(F.linear(states_RX.float(), weight_KH, bias_K), self.config)
 
     def log_normalizer(self, states_RX: Tensor, logits_RK: Tensor, normalize: Normalize) -> Tensor:
         """(R,) float32 log of the sum of exp(logit) over the level's codes or the vocabulary."""
@@ -100,12 +101,7 @@ class LevelHead:
     def _full(self, states_RX: Tensor) -> Tensor:
         if not self.restricted:
             return states_RX.float()
-        return self._cap(self._output(states_RX).float())
-
-    def _cap(self, logits: Tensor) -> Tensor:
-        if self._softcap is None:
-            return logits
-        return torch.tanh(logits / self._softcap) * self._softcap
+        return rescale(self._output(states_RX).float(), self.config)
 
     def _require_eval(self) -> None:
         if self.model.training:

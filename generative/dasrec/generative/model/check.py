@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dasrec.generative.decoding.search import constrained_beam_search
 from dasrec.generative.decoding.trie import SidTrie
+from dasrec.generative.model.logits import rescale
 from dasrec.generative.model.vocabulary import SidVocabulary
-from dasrec.generative.training.loss import rescale
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ from transformers import DynamicCache
 from dasrec.core import SemanticIds
 from dasrec.generative.decoding.beams import prompt_positions
 from dasrec.generative.decoding.trie import SidTrie
-from dasrec.generative.training.loss import OutputRows, rescale
+from dasrec.generative.model.logits import rescale
+from dasrec.generative.training.loss import OutputRows
 
 
 class CandidateScorer:

@@ -17,6 +17,7 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from dasrec.generative.data.tokens import IGNORE
+from dasrec.generative.model.logits import rescale
 from dasrec.generative.model.split_tokens import SplitTokensLayer
 from dasrec.generative.model.vocabulary import SidVocabulary
 
@@ -117,14 +118,3 @@ def _dtype(output: Any) -> torch.dtype:
     """Type of an output layer's weights; peft's wrapper copies the matrix when asked for it."""
     dtype: torch.dtype = getattr(output, "original_module", output).weight.dtype
     return dtype
-
-
-def rescale(logits: Tensor, config: Any) -> Tensor:
-    """What some families do to their logits: soft-capping (Gemma 2), scaling (Granite, Cohere)."""
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = cap * torch.tanh(logits / cap)
-    if divisor := getattr(config, "logits_scaling", None):
-        logits = logits / divisor
-    if factor := getattr(config, "logit_scale", None):
-        logits = logits * factor
-    return logits
