@@ -434,6 +434,25 @@ def test_a_fully_fine_tuned_generator_exports(world: World, trained: Path, tmp_p
     assert float((base - found).detach().abs().max()) > 0.01
 
 
+def test_a_model_without_text_tokens_exports(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pretrain_config(
+        base={**scratch("qwen3"), "sid_vocabulary_only": True},
+        tasks={"next_item": 1.0},
+        validation_queries=0,
+        trainer={**TRAINER, "num_train_epochs": 0},
+    )
+    pretrain(config, world.corpus, world.sids, tmp_path / "base")
+    export_generator(CONFIG, tmp_path / "base", world.corpus, world.sids, tmp_path / "out")
+    script = load_script(tmp_path / "out" / "recommend.py", monkeypatch)
+    catalogue = script.Catalogue()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    prompt = script.prompt_tokens(catalogue, ["i3"])
+    found = script.recommend(model, catalogue, prompt, NUM_ITEMS, NUM_ITEMS)
+    assert sorted(item for item, _ in found) == sorted(catalogue.item_ids)
+
+
 def test_the_card_tells_the_hub_and_the_reader(world: World, exported: Path) -> None:
     card = ModelCard.load(exported / "README.md")
     assert card.data.license == "mit"

@@ -47,10 +47,11 @@ class Catalogue:
         self.item_tokens_IL[order] = leaf_tokens_FL.repeat_interleave(start.diff(), dim=0)
         self.item_ids: list[str] = json.loads((folder / "item_ids.json").read_text())
         self.row = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        items, ends = order.tolist(), start.tolist()
         self.items_of: dict[tuple[int, ...], list[int]] = {}
         self.allowed: dict[tuple[int, ...], list[int]] = {}
         for leaf, sid in enumerate(map(tuple, leaf_tokens_FL.tolist())):
-            self.items_of[sid] = order[start[leaf] : start[leaf + 1]].tolist()
+            self.items_of[sid] = items[ends[leaf] : ends[leaf + 1]]
             for level in levels:
                 following = self.allowed.setdefault(sid[:level], [])
                 if not following or following[-1] != sid[level]:  # leaves are sorted
