@@ -30,7 +30,6 @@ from dasrec.generative import (
     query_prompts,
     sft,
 )
-from dasrec.generative.model import quantization
 from dasrec.generative.model.base_model import build_base_model, load_base
 from dasrec.generative.model.quantization import loading_options
 from dasrec.generative.model.text_tokenizer import empty_tokenizer, train_tokenizer
@@ -374,7 +373,7 @@ def test_an_empty_tokenizer_reads_no_text() -> None:
 def test_quantization_needs_its_library(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("dasrec.generative.model.quantization.find_spec", lambda name: None)
     config = build_config(BaseModelConfig, scratch("gpt2") | {"quantization": "4bit"}, "base")
     with pytest.raises(ValueError, match="quantization: '4bit' needs bitsandbytes, which is not"):
         build_base_model(config, world.corpus, world.sids, seed=0)
@@ -385,7 +384,7 @@ def test_quantization_needs_its_library(
 def test_a_quantized_base_is_loaded_as_it_asks(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("dasrec.generative.model.quantization.find_spec", lambda name: object())
     base = scratch("qwen3") | {"quantization": "4bit", "dtype": "bfloat16"}
     trainer = {"num_train_epochs": 0}
     config = pretrain_config(base=base, trainer=trainer, validation_queries=0)

@@ -21,7 +21,7 @@ from dasrec.generative.model.pretrained import load_pretrained
 from dasrec.generative.model.quantization import loading_options, require_bitsandbytes
 from dasrec.generative.model.sid_vocabulary import cut_to_sids
 from dasrec.generative.model.text_tokenizer import empty_tokenizer, train_tokenizer
-from dasrec.generative.model.token_init import level_vectors, set_new_rows
+from dasrec.generative.model.token_init import check_token_init, level_vectors, set_new_rows
 from dasrec.generative.model.vocabulary import SidVocabulary, add_sid_tokens
 
 ROW_MULTIPLE = 64
@@ -52,6 +52,7 @@ def build_base_model(
     """
     if config.quantization is not None:
         require_bitsandbytes(config.quantization)
+    check_token_init(config.token_init, corpus, sids)
     seed_everything(seed, "base_model")
     if config.scratch is not None:
         has_text = not config.sid_vocabulary_only

@@ -22,17 +22,8 @@ class ItemWords:
     """
 
     def __init__(self, corpus: Corpus, tokenizer: Any, vocabulary: SidVocabulary) -> None:
-        """Tokenize the catalogue.
-
-        Raises:
-            ValueError: no item has a text.
-        """
+        """Tokenize the catalogue."""
         self.words_IV = _title_words(corpus, tokenizer, min(vocabulary.new_token_ids))
-        if not self.words_IV.nnz:
-            raise ValueError(
-                "generator.pretrain.base.token_init: item_text, but no item of the catalogue has "
-                "a text; take codebook or text_mean"
-            )
         items_II = _nonempty(self.words_IV)
         self.items_NI = {
             "items": sparse.csr_array(items_II),

@@ -1,6 +1,6 @@
 """Loading a base model in 8 or 4 bits with bitsandbytes, through transformers."""
 
-import importlib.util
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ def require_bitsandbytes(quantization: str) -> None:
     Raises:
         ValueError: bitsandbytes is not there.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None:
         raise ValueError(
             f"generator.pretrain.base.quantization: '{quantization}' needs bitsandbytes, which is "
             "not installed; run `pip install bitsandbytes`, or set it to null"

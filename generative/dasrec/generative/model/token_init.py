@@ -23,6 +23,7 @@ from scipy import sparse
 from torch import Tensor
 
 from dasrec.core import Corpus, SemanticIds, SidTable, derive_seed
+from dasrec.generative.data.texts import catalogue_texts
 from dasrec.generative.model.item_words import ItemWords
 from dasrec.generative.model.vocabulary import SidVocabulary
 
@@ -38,14 +39,30 @@ class LevelVectors(NamedTuple):
     """(V, H) text rows, and draws -> (K, H) one vector per code, of any mean and scale."""
 
 
-def level_vectors(
-    kind: TokenInit, corpus: Corpus, sids: SemanticIds, vocabulary: SidVocabulary, tokenizer: Any
-) -> list[LevelVectors]:
-    """Where the rows of every level come from; empty under `text_mean`.
+def check_token_init(kind: TokenInit, corpus: Corpus, sids: SemanticIds) -> None:
+    """Refuse an init that has nothing to start from, before any model is loaded.
 
     Raises:
         ValueError: the semantic IDs have no codebooks, or the catalogue has no texts.
     """
+    tables = {"items": sids.items, "users": sids.users}
+    bare = [side for side, table in tables.items() if table is not None and not table.codebooks]
+    if kind == "codebook" and bare:
+        raise ValueError(
+            f"generator.pretrain.base.token_init: codebook, but the semantic IDs of the {bare[0]} "
+            "carry no codebooks; assign them with a tokenizer that has some, or take text_mean"
+        )
+    if kind == "item_text" and not any(catalogue_texts(corpus)):
+        raise ValueError(
+            "generator.pretrain.base.token_init: item_text, but no item of the catalogue has a "
+            "text; take codebook or text_mean"
+        )
+
+
+def level_vectors(
+    kind: TokenInit, corpus: Corpus, sids: SemanticIds, vocabulary: SidVocabulary, tokenizer: Any
+) -> list[LevelVectors]:
+    """Where the rows of every level come from; empty under `text_mean`."""
     if kind == "text_mean":
         return []
     words = None if kind == "codebook" else ItemWords(corpus, tokenizer, vocabulary)
@@ -55,7 +72,7 @@ def level_vectors(
     found: list[LevelVectors] = []
     for side, table, levels in sides:
         found += (
-            _codeword_vectors(side, table, levels)
+            _codeword_vectors(table, levels)
             if words is None
             else _text_vectors(words, side, table, levels)
         )
@@ -112,14 +129,7 @@ def like_text(rows_KH: Tensor, text_VH: Tensor) -> Tensor:
     return text_VH.mean(0) + scale * centred_KH
 
 
-def _codeword_vectors(
-    side: str, table: SidTable, levels: tuple[tuple[int, ...], ...]
-) -> list[LevelVectors]:
-    if not table.codebooks:
-        raise ValueError(
-            f"generator.pretrain.base.token_init: codebook, but the semantic IDs of the {side} "
-            "carry no codebooks; assign them with a tokenizer that has some, or take text_mean"
-        )
+def _codeword_vectors(table: SidTable, levels: tuple[tuple[int, ...], ...]) -> list[LevelVectors]:
     # A disambiguation level comes last and has no codebook.
     return [
         LevelVectors(torch.tensor(tokens), _Turned(torch.from_numpy(np.array(book, np.float32))))
@@ -157,7 +167,8 @@ class _Turned:
         rank = min(width, len(lengths_R))
         drawn_HR = torch.randn(width, rank, generator=generator)
         directions_HR, _ = torch.linalg.qr(drawn_HR)
-        return (axes_KR * lengths_R)[:, :rank] @ directions_HR.T
+        turned_KH: Tensor = (axes_KR * lengths_R)[:, :rank] @ directions_HR.T
+        return turned_KH
 
 
 class _Mixed:
