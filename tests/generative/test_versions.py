@@ -29,7 +29,7 @@ NEW_CODES = np.array([[3, 0, 0], [3, 0, 1]], np.uint16)  # the 48 old items leav
 @pytest.fixture(scope="module")
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("versions")
-    config = pretrain_config(validation_queries=0, text_fraction=0.0)
+    config = pretrain_config(validation_queries=0, tasks={"next_item": 1.0})
     pretrain(config, world.corpus, world.sids, root / "base")
     sft(sft_config(validation_queries=0), root / "base", world.corpus, world.sids, root / "lm")
     return root
