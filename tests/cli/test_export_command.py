@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lists = out / "recommendations" / "das"
     retrieve(RetrieveConfig(num_beams=20, num_items=20), model, corpus, sids, lists)
     evaluate_recommendations(EvalConfig(), "das", lists, corpus, out / "reports" / "das", sids=sids)
-    (out / "results.json").write_text(json.dumps({"dataset": "walking"}))
+    (out / "results.json").write_text(json.dumps({"dataset": "walking", "synthetic": True}))
     return out
 
 
@@ -53,6 +53,9 @@ def test_a_run_exports_with_its_own_figures(run: Path, capsys: pytest.CaptureFix
     assert str(AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype) == "torch.bfloat16"
     card = ModelCard.load(out / "README.md")
     assert (card.data.model_name, card.data.license) == ("walking-das", "apache-2.0")
+    assert "All figures are of SYNTHETIC data" in card.text
+    assert "| coverage@10 |" in card.text
+    assert "duplicate_rate" not in card.text
     expected = load_report(run / "reports" / "das").splits["test"]["all"]["recall@10"]
     found = {result.metric_type: result for result in card.data.eval_results}
     assert found["recall@10"].metric_value == pytest.approx(expected, abs=1e-6)

@@ -466,6 +466,7 @@ def test_the_card_tells_the_hub_and_the_reader(world: World, exported: Path) -> 
     assert card.data.datasets == [results["recall@10"].dataset_type] == ["the-walks"]
     assert "`<|das_anonymous|><i0_0><i1_0><i2_0><i0_0><i1_0><i2_1>`" in card.text
     assert "| mrr@10 | 0.1000 |" in card.text
+    assert "SYNTHETIC" not in card.text
     assert "| queries | 60 |" in card.text
     rows = len(world.corpus.train_rows)
     assert f"60 users, 48 items, {rows} training interactions" in card.text

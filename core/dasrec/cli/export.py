@@ -44,7 +44,11 @@ def export_run(
     sids = load_sids(run_dir / "sids" / split_name(method)[0], corpus.manifest)
     path = generator or trained_model(run_dir, method)
     given = {key: value for key, value in options.items() if value is not None}
-    given.setdefault("dataset", _dataset(run_dir))
+    results = run_dir / "results.json"
+    if results.exists():  # otherwise no run has ended here
+        told = json.loads(results.read_text())
+        given = {"dataset": told["dataset"], "synthetic": told["synthetic"]} | given
+    given.setdefault("dataset", run_dir.resolve().name)
     given.setdefault("name", f"{given['dataset']}-{method}")
     line = lineage(path)
     given.setdefault("base_model", base_model_name(line))
@@ -53,14 +57,6 @@ def export_run(
     metrics = _metrics(run_dir, method, line[0].fingerprint)
     export_generator(config, path, corpus, sids, out, metrics=metrics)
     return out
-
-
-def _dataset(run_dir: Path) -> str:
-    """The name that the run's config gives the data; the directory's where no run has ended."""
-    results = run_dir / "results.json"
-    if not results.exists():
-        return run_dir.resolve().name
-    return str(json.loads(results.read_text())["dataset"])
 
 
 def _metrics(run_dir: Path, method: str, generator: str) -> Metrics:

@@ -14,6 +14,8 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 COUNTS = ("queries", "users", "missing_queries")
 HEADLINE = ("recall@", "ndcg@")
+SHOWN = (*COUNTS, *HEADLINE, "mrr@", "coverage@")
+"""What the card's table shows of a report."""
 
 
 class Facts(NamedTuple):
@@ -23,6 +25,8 @@ class Facts(NamedTuple):
     """Of the model."""
     dataset: str
     """Of the data it was trained on."""
+    synthetic: bool
+    """Whether that data was generated."""
     base_model: str | None
     """Hub name of the language model it was made from, where it has one."""
     architecture: str
@@ -45,7 +49,7 @@ def model_card(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
         f"---\n{_header(facts)}\n---",
         f"# {facts.name}",
         _about(facts, corpus, sids),
-        _figures(facts.metrics),
+        _figures(facts.metrics, facts.synthetic),
         _use(facts, sids),
         _files(facts),
         _limits(facts),
@@ -110,15 +114,20 @@ def _about(facts: Facts, corpus: Corpus, sids: SemanticIds) -> str:
     return "\n".join(lines)
 
 
-def _figures(metrics: Metrics) -> str:
+def _figures(metrics: Metrics, synthetic: bool) -> str:
     if not metrics:
         return "## Figures\n\nThis model was not evaluated."
     splits = [name for name in ("valid", "test") if name in metrics]
-    names = dict.fromkeys(name for split in splits for name in metrics[split])
+    names = [
+        name
+        for name in dict.fromkeys(name for split in splits for name in metrics[split])
+        if name.startswith(SHOWN)
+    ]
     lines = [
         "## Figures",
         "",
-        "Lists are generated under the catalogue's trie and ranked against all items.",
+        "Lists are generated under the catalogue's trie and ranked against all items."
+        + " All figures are of SYNTHETIC data: they show that the system works." * synthetic,
         "",
         f"| metric | {' | '.join(splits)} |",
         f"| :-- | {' | '.join('--:' for _ in splits)} |",

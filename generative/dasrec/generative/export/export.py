@@ -32,6 +32,9 @@ class ExportConfig(StageConfig):
     dataset: str = "unnamed"
     """Name of the data in the card."""
 
+    synthetic: bool = False
+    """Whether the data was generated; the card then says so."""
+
     base_model: str | None = None
     """Hub name of the language model that it was made from, for the card."""
 
@@ -84,6 +87,7 @@ def export_generator(
     facts = Facts(
         name=config.name,
         dataset=config.dataset,
+        synthetic=config.synthetic,
         base_model=config.base_model,
         architecture=model.config.model_type,
         license=config.license,
