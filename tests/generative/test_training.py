@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,32 @@ def test_interrupted_training_resumes_to_the_same_bytes(
         assert len(whole) == 1
 
 
+def test_training_resumes_in_the_middle_of_an_epoch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = {"learning_rate": 5e-3, "num_train_epochs": 2, "per_device_train_batch_size": 8}
+    config = pretrain_config(trainer=trainer | {"save_steps": 3})
+    run = partial(pretrain, config, world.corpus, world.sids)
+    with monkeypatch.context() as patch:
+        interrupt_once(patch, at_call=5)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "broken")
+    (checkpoint,) = (tmp_path / ".broken.work").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-3"  # of eight steps an epoch or more
+    calls = []
+    original = SidLoss.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(SidLoss, "__call__", lambda *args: calls.append(0) or original(*args))
+        run(tmp_path / "broken")
+        resumed = len(calls)
+        run(tmp_path / "straight")
+    assert len(calls) - resumed == resumed + 3
+    assert (
+        load_manifest(tmp_path / "straight", "base_model").files
+        == load_manifest(tmp_path / "broken", "base_model").files
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
@@ -419,6 +446,41 @@ def test_a_taken_path_is_refused_before_any_training(world: World, trained: Path
         with pytest.raises(FileExistsError, match="choose another folder"):
             call()
     assert not list(trained.glob(".*.work"))
+
+
+def test_fine_tuning_in_full_makes_a_base_model(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "base", tmp_path / "base")
+    config = sft_config(lora=None, batching="padded", rows="prefixes", validation_queries=0)
+    manifest = sft(config, tmp_path / "base", world.corpus, world.sids, tmp_path / "lm")
+    assert manifest.kind == "base_model"
+    base = load_manifest(tmp_path / "base", "base_model")
+    assert manifest.inputs["base_model"] == base.fingerprint
+    assert set(manifest.files) == set(base.files)
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        assert old.shape == new.shape
+        assert not torch.equal(old, new)
+    retrieve(RetrieveConfig(), tmp_path / "lm", world.corpus, world.sids, tmp_path / "lists")
+    assert load_recommendations(tmp_path / "lists", world.corpus)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": "all-linear"}])
+def test_a_worse_epoch_leaves_the_base_model(
+    world: World, trained: Path, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    """A learning rate that ruins the model: the artifact generates what the base model does."""
+    shutil.copytree(trained / "base", tmp_path / "base")
+    trainer = {"learning_rate": 1.0, "num_train_epochs": 1, "per_device_train_batch_size": 8}
+    config = sft_config(lora=lora, trainer=trainer)
+    manifest = sft(config, tmp_path / "base", world.corpus, world.sids, tmp_path / "lm")
+    assert manifest.metrics["improved"] is False
+    ids = torch.tensor([[5, 6, 7]])
+    base, tuned = (load_generator(tmp_path / name, world.sids).model for name in ("base", "lm"))
+    with torch.no_grad():
+        torch.testing.assert_close(base(ids).logits, tuned(ids).logits)
 
 
 def test_lora_targets_may_be_a_pattern(world: World, trained: Path, tmp_path: Path) -> None:
