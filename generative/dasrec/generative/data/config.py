@@ -53,8 +53,8 @@ class TaskWeights(StageConfig):
 class DataConfig(StageConfig):
     """What the model is trained and validated on."""
 
-    user_dropout: float = Field(0.3, ge=0, le=1)
-    """Share of training sequences whose user SID is hidden."""
+    user_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of training sequences whose user SID is hidden; to hide all, set prompt.user_sid."""
 
     tasks: TaskWeights = TaskWeights()
     """What is trained, and how often."""
