@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from dasrec.core import Corpus, Recommendations, SemanticIds
 from dasrec.generative.preference.rewards import RewardScores
@@ -22,7 +23,8 @@ def ranker_scores(path: Path, corpus: Corpus, sids: SemanticIds) -> RewardScores
     ) -> npt.NDArray[np.float32]:
         items = items_BG.astype(np.int32)
         proposed = Recommendations(queries_B, items, np.zeros(items.shape, np.float32))
-        with np.errstate(over="ignore"):  # exp of the -inf where there is no item
-            return 1 / (1 + np.exp(-score_candidates(ranker, proposed, corpus)))
+        # one ufunc, which takes the -inf of a place without an item
+        probability: npt.NDArray[np.float32] = expit(score_candidates(ranker, proposed, corpus))
+        return probability
 
     return RewardScores(ranker.manifest, score)
