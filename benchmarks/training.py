@@ -105,11 +105,9 @@ def our_loader(
     """Rows of all positions."""
     dataset = sequence_dataset(corpus, builder)
     lengths = [row_lengths(dataset.data)]
-    return EpochLoader(
-        RowReader(dataset),
-        batch_sampler=BatchSampler(lengths, [1.0], batch_size, 0, grouped=not packed),
-        collate_fn=Collator(0, -1, -1, 1, packed=packed),
-    )
+    batches = BatchSampler(lengths, [1.0], batch_size, 0, grouped=not packed)
+    collator: Any = Collator(0, -1, -1, 1, packed=packed)
+    return EpochLoader(RowReader(dataset), batch_sampler=batches, collate_fn=collator)
 
 
 def training(
@@ -126,16 +124,16 @@ def training(
     }
     per_row = len(corpus.train_rows) / len(loaders["packed"].dataset)  # type: ignore[arg-type]
     loops: dict[str, Iterator[int]] = {}
-    for name in (*loaders, *PEER_BATCHES):
+    for name in (*loaders, *map(str, PEER_BATCHES)):
         model: Any = copy.deepcopy(base)
         if lora:
             model = add_lora(model, vocabulary, LORA)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
-        if isinstance(name, int):
+        if name not in loaders:
             for layer in model.modules():
                 if isinstance(layer, SplitTokensLayer):
                     layer.__class__ = TrainableTokensLayer  # peft as it comes
-            loops[f"peer {name}"] = prefix_trainer.train(model, optimizer, examples, name)
+            loops[name] = prefix_trainer.train(model, optimizer, examples, int(name))
         else:
             loops[name] = ours(model, optimizer, builder, loaders[name])
     rates = measure(loops, runs, steps)

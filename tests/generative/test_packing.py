@@ -61,7 +61,7 @@ def test_batches_cover_all_rows_and_repeat_by_epoch(grouped: bool) -> None:
 
 @pytest.mark.parametrize(("rows", "processes"), [(60, 2), (61, 2), (60, 3), (7, 5)])
 def test_processes_share_the_batches_of_one(rows: int, processes: int) -> None:
-    def sampler(size: int, **place: int) -> list[list[int]]:
+    def sampler(size: int, **place: Any) -> list[list[int]]:
         lengths = [np.arange(1, rows + 1)]
         return list(BatchSampler(lengths, [1.0], size, 0, user_dropout=0.3, **place))
 
@@ -118,7 +118,7 @@ def test_the_loader_reads_the_rows_that_the_sampler_names(workers: int) -> None:
     rows = [[9, 4, row, row + 1] for row in range(30)]
     dataset = Dataset.from_dict({"input_ids": rows, "labels": [[IGNORE] * 3 + r[3:] for r in rows]})
     batches = BatchSampler([np.full(30, 4)], [1.0], 8, 0, user_dropout=0.5)
-    collator = Collator(0, 9, 8, 2, packed=False)
+    collator: Any = Collator(0, 9, 8, 2, packed=False)
     loader = EpochLoader(
         RowReader(dataset), batch_sampler=batches, collate_fn=collator, num_workers=workers
     )
@@ -188,7 +188,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_each_row_and_of_each_prefix(
         one.backward()
         with torch.no_grad():
             for place in np.flatnonzero(marks[0].numpy() != IGNORE):
-                alone = torch.full((1, place + 1), IGNORE)
+                alone = torch.full((1, int(place) + 1), IGNORE)
                 alone[0, -1] = marks[0, place]
                 hidden = last_hidden(model, {"input_ids": ids[:, : place + 1]})
                 prefixes += float(loss(model, hidden, alone).total)
@@ -224,7 +224,7 @@ def test_all_positions_and_all_prefixes_have_the_same_loss(world: World, tmp_pat
     builder, loss = SequenceBuilder(world.sids, vocabulary), SidLoss(vocabulary)
     found = {}
     for rows in ("positions", "prefixes"):
-        config = DataConfig(rows=rows)  # type: ignore[arg-type]
+        config = DataConfig(rows=rows)
         (task,) = training_rows(
             config, world.corpus, builder, tokenizer, tmp_path / rows, max_tokens=None, seed=0
         )

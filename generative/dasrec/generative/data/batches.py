@@ -6,7 +6,7 @@ Shape letters: B rows of a batch.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +136,7 @@ class RowReader(TorchDataset[FlatRows]):
         return FlatRows(tokens, labels, np.concatenate([[0], np.cumsum(lengths)]), hidden)
 
 
-class EpochLoader(DataLoader[FlatRows]):
+class EpochLoader(DataLoader[Any]):
     """A DataLoader that tells its batch sampler the epoch."""
 
     def set_epoch(self, epoch: int) -> None:

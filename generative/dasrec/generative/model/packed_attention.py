@@ -64,8 +64,8 @@ def packed_attention(
     sides = (x.split(tokens, 2) for x in (query_1NPD, key_1NPD, value_1NPD))
     outputs = []
     for part, query, key, value in zip(groups, *sides, strict=True):
-        rows = (_unpack(x, part) for x in (query, key, value))
-        out = _attend(*rows, dropout, scaling, sliding_window, softcap)
+        q, k, v = (_unpack(x, part) for x in (query, key, value))
+        out = _attend(q, k, v, dropout, scaling, sliding_window, softcap)
         flat = out.transpose(1, 2).reshape(part.rows * part.length, -1)
         flat = flat.index_select(0, part.place)
         outputs.append(flat.view(1, part.tokens, out.shape[1], out.shape[3]))
@@ -128,15 +128,15 @@ def _attend(
     if key.shape[1] < query.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    mask = None
-    if softcap is not None or (sliding_window is not None and sliding_window < length):
-        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-        if sliding_window is not None:
-            mask = mask.triu(1 - sliding_window)
-    if softcap is None:
+    if softcap is None and (sliding_window is None or sliding_window >= length):
         return F.scaled_dot_product_attention(
-            query, key, value, mask, dropout, is_causal=mask is None, scale=scaling
+            query, key, value, None, dropout, is_causal=True, scale=scaling
         )
+    mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    if sliding_window is not None:
+        mask = mask.triu(1 - sliding_window)
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
     scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
     scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, -torch.inf)
     weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout)

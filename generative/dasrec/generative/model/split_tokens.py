@@ -95,6 +95,7 @@ def split_token_rows(model: nn.Module) -> None:
     Raises:
         ValueError: an embedding renormalises its rows, which only peft's own pass can do.
     """
+    layer: Any
     for layer in model.modules():
         if type(layer) is not TrainableTokensLayer:
             continue

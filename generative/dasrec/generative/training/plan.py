@@ -32,7 +32,7 @@ class TrainingPlan(NamedTuple):
         return EpochLoader(
             RowReader(self.dataset),
             batch_sampler=self.batches,
-            collate_fn=self.collator,
+            collate_fn=self.collator,  # type: ignore[arg-type]  # it gets what the reader reads
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
         )
