@@ -195,6 +195,14 @@ def test_rows_longer_than_the_model_are_refused(world: World, tmp_path: Path) ->
         pretrain(config, world.corpus, world.sids, tmp_path / "base")
 
 
+def test_a_sharded_model_is_not_validated(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"validation_queries: .*FSDP"):
+        pretrain(pretrain_config(), world.corpus, world.sids, tmp_path / "base")
+
+
 def test_a_base_model_given_by_path_is_an_input(world: World, tmp_path: Path) -> None:
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "config.json").write_text("{}")

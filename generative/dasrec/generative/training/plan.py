@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, concatenate_datasets
 
 from dasrec.core import Corpus, SemanticIds
@@ -60,12 +61,18 @@ def plan_training(
 
     Raises:
         ValueError: rows longer than the model's positions, a model that cannot be trained on
-            packed rows, nothing to validate on, or several GPUs for a single process.
+            packed rows, nothing to validate on, validation of a sharded model, or several GPUs
+            for a single process.
     """
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process; start dasrec with accelerate launch to "
             "use them all, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and config.validation_queries:
+        raise ValueError(
+            "validation_queries: a model that is cut into shards (FSDP) cannot generate between "
+            "epochs; set it to 0 to keep the last epoch"
         )
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     folder = Path(args.output_dir) / "rows"
