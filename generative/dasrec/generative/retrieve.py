@@ -108,18 +108,15 @@ def generate_lists(
         width = int(lengths[order[done]])
         batch = max(1, config.batch_tokens // (width + config.num_beams))
         rows = order[done : done + batch]
-        ids = np.zeros((len(rows), width), np.int64)
-        back = np.arange(width - 1, -1, -1)  # distance from the end: prompts are padded on the left
-        real = back < lengths[rows, None]
-        ids[real] = prompts.tokens[(prompts.starts[rows + 1][:, None] - 1 - back)[real]]
+        input_ids, attention_mask = padded_prompts(prompts, rows)
         result = constrained_beam_search(
             model,
-            torch.from_numpy(ids).to(device),
-            torch.from_numpy(real.astype(np.int64)).to(device),
+            input_ids.to(device),
+            attention_mask.to(device),
             trie,
             num_beams=config.num_beams,
             num_items=config.num_items,
-            excluded_items=None if excluded is None else _padded(excluded, rows).to(device),
+            excluded_items=None if excluded is None else padded_items(excluded, rows).to(device),
             certify=False,
             head=head,
         )
@@ -132,7 +129,17 @@ def generate_lists(
     return items, scores
 
 
-def _padded(items: Ragged, rows: npt.NDArray[np.int64]) -> Tensor:
+def padded_prompts(prompts: TokenSequences, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """(B, T) token ids and attention mask of some prompts, padded on the left."""
+    lengths = prompts.lengths[rows]
+    back = np.arange(int(lengths.max()) - 1, -1, -1)  # distance from the prompt's end
+    real = back < lengths[:, None]
+    ids = np.zeros(real.shape, np.int64)
+    ids[real] = prompts.tokens[(prompts.starts[rows + 1][:, None] - 1 - back)[real]]
+    return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
+
+
+def padded_items(items: Ragged, rows: npt.NDArray[np.int64]) -> Tensor:
     """(B, E) the items of some rows, padded with -1."""
     lengths = items.starts[rows + 1] - items.starts[rows]
     place = np.arange(max(1, int(lengths.max(initial=0))))

@@ -10,7 +10,6 @@ from peft import LoraConfig, PeftModel
 
 from dasrec.core import Corpus, Manifest, SemanticIds, load_manifest
 from dasrec.generative.model.load import POINTER, Generator, generator_manifest
-from dasrec.generative.model.split_tokens import split_token_rows
 from dasrec.generative.options import check_options, field_names
 from dasrec.generative.preference.rewards import RewardScores
 from dasrec.generative.training.artifact import write_trained
@@ -53,7 +52,6 @@ def open_adapter(generator: Generator, lora: dict[str, Any] | None, start_path: 
             raise ValueError(f"lora: {start_path} has an adapter to go on from; remove 'lora'")
         model.set_adapter("default")  # also makes it trainable
         model.peft_config["default"].inference_mode = False
-        split_token_rows(model)
         return model
     options = lora or SftConfig().lora or {}
     check_options(options, field_names(LoraConfig), "peft.LoraConfig")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasrec.core import Corpus, Ragged, generator
+from dasrec.generative.data.tokens import take_rows
 from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.preference.config import DpoConfig
 from dasrec.generative.preference.prompts import Prompts
@@ -52,12 +53,7 @@ def rejected_items(
 
 def user_items(corpus: Corpus, prompts: Prompts) -> Ragged:
     """(P rows) all training items of each prompt's user."""
-    sequences = corpus.train_sequences
-    users = corpus.user_idx[prompts.rows]
-    lengths = np.diff(sequences.starts)[users]
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    flat = np.arange(starts[-1]) + np.repeat(sequences.starts[users] - starts[:-1], lengths)
-    return Ragged(sequences.values[flat], starts)
+    return take_rows(corpus.train_sequences, corpus.user_idx[prompts.rows])
 
 
 def by_shared_prefix(

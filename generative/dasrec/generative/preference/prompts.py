@@ -1,19 +1,18 @@
 """Prompts for alignment: positions of training sequences, rendered as requests are.
 
-Shape letters: P prompts, B prompts of a batch, T prompt tokens, E excluded items (padded).
+Shape letters: P prompts, B prompts of a batch, T prompt tokens.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from dasrec.core import Corpus, Ragged, generator
+from dasrec.core import Corpus, generator
 from dasrec.generative.data.sequences import SequenceBuilder
 from dasrec.generative.data.tokens import TokenSequences
-from dasrec.generative.retrieve import query_prompts
+from dasrec.generative.retrieve import padded_prompts, query_prompts
 
 Int64s = npt.NDArray[np.int64]
 
@@ -30,12 +29,7 @@ class Prompts(NamedTuple):
 
     def padded(self, chosen: Int64s) -> tuple[Tensor, Tensor]:
         """(B, T) token ids and attention mask of some prompts, padded on the left."""
-        lengths = self.tokens.lengths[chosen]
-        back = np.arange(int(lengths.max()) - 1, -1, -1)  # distance from the prompt's end
-        real = back < lengths[:, None]
-        ids = np.zeros(real.shape, np.int64)
-        ids[real] = self.tokens.tokens[(self.tokens.starts[chosen + 1][:, None] - 1 - back)[real]]
-        return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
+        return padded_prompts(self.tokens, chosen)
 
 
 def training_prompts(
@@ -78,13 +72,3 @@ def training_positions(corpus: Corpus, per_user: int) -> Int64s:
     clean = rows - corpus.user_start[user] == before  # no validation or test event comes earlier
     chosen: Int64s = rows[(before > 0) & clean & (counts[user] - before <= per_user)]
     return chosen
-
-
-def padded_items(items: Ragged, chosen: Int64s) -> Tensor:
-    """(B, E) the items of some rows, padded with -1."""
-    lengths = items.starts[chosen + 1] - items.starts[chosen]
-    place = np.arange(max(1, int(lengths.max(initial=0))))
-    real = place < lengths[:, None]
-    padded = np.full(real.shape, -1, np.int64)
-    padded[real] = items.values[(items.starts[chosen][:, None] + place)[real]]
-    return torch.from_numpy(padded)

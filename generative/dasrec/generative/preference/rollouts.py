@@ -1,6 +1,7 @@
 """Groups of existing items that the model proposes for training prompts.
 
-Shape letters: B prompts, T prompt tokens, G items of a group, M items searched for, P prompts.
+Shape letters: B prompts, T prompt tokens, G items of a group, M items searched for,
+E excluded items (padded).
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from dasrec.core import Corpus, Ragged, derive_seed
 from dasrec.generative.decoding.search import constrained_beam_search
 from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.preference.config import GrpoConfig
-from dasrec.generative.preference.prompts import Prompts, padded_items
+from dasrec.generative.preference.prompts import Prompts
+from dasrec.generative.retrieve import padded_items
 
 
 class PromptBatch(NamedTuple):
