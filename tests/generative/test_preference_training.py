@@ -237,11 +237,11 @@ class Interrupted(Exception):
 def test_interrupted_alignment_resumes_to_the_same_bytes(
     world: World, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    config: Any = (
-        dpo_config({"num_train_epochs": 3}, validation_queries=20)
-        if method == "dpo"
-        else grpo_config({"num_train_epochs": 3}, rollout="sample", pool=16, validation_queries=20)
-    )
+    inside = {"num_train_epochs": 3, "save_steps": 2}  # resumed in the middle of an epoch
+    config: Any = dpo_config({"num_train_epochs": 3}, validation_queries=20)
+    if method == "grpo":
+        values = {"rollout": "sample", "pool": 16, "updates_per_rollout": 2}
+        config = grpo_config(inside, validation_queries=20, **values)
     prints = []
     for name, broken in (("straight", False), ("broken", True)):
         folder = tmp_path / name
@@ -253,7 +253,7 @@ def test_interrupted_alignment_resumes_to_the_same_bytes(
 
         if broken:
             with monkeypatch.context() as patch:
-                interrupt(patch, in_epoch=1)
+                interrupt(patch, at_step=4)
                 with pytest.raises(Interrupted):
                     run()
             assert list(folder.glob(".*.work/checkpoint-*"))
@@ -262,14 +262,14 @@ def test_interrupted_alignment_resumes_to_the_same_bytes(
     assert prints[0] == prints[1]
 
 
-def interrupt(patch: pytest.MonkeyPatch, in_epoch: int) -> None:
-    """Raise in the loss of the second batch of an epoch (3 batches of 20 prompts each)."""
+def interrupt(patch: pytest.MonkeyPatch, at_step: int) -> None:
+    """Raise at a step (60 prompts in batches of 20: 3 steps an epoch, 6 with two updates)."""
     from transformers import Trainer
 
     original = Trainer.training_step
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == 3 * in_epoch + 1:
+        if self.state.global_step == at_step:
             raise Interrupted
         return original(self, *args, **kwargs)
 

@@ -44,6 +44,14 @@ class _PromptsConfig(StageConfig):
     validation_beams: int = Field(20, ge=1)
     """Beams of the validation lists."""
 
+    trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
+    """Options of the trainer."""
+
+    @property
+    def trainer_options(self) -> dict[str, Any]:
+        """Ours for alignment, then the user's."""
+        return {**_TRAINER_DEFAULTS, **self.trainer}
+
 
 class DpoConfig(_PromptsConfig):
     """Direct preference optimisation: the next training item against items the model confuses."""
@@ -61,8 +69,8 @@ class DpoConfig(_PromptsConfig):
     """Items of the search that the rejected ones are taken from."""
 
     trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
-    """Handed to trl.DPOConfig as is (beta, loss_type, loss_weights, learning_rate, ...); unless
-    set, learning_rate is 1e-4, max_grad_norm 0.3 and num_train_epochs 1."""
+    """Handed to trl.DPOConfig as is (beta, loss_type, loss_weights, ...), after our defaults:
+    learning_rate 1e-4, max_grad_norm 0.3, num_train_epochs 1."""
 
     @model_validator(mode="after")
     def _known_options(self) -> "DpoConfig":
@@ -73,11 +81,6 @@ class DpoConfig(_PromptsConfig):
                 f"candidates: at least 'negatives' = {self.negatives} needed, got {self.candidates}"
             )
         return self
-
-    @property
-    def trainer_options(self) -> dict[str, Any]:
-        """Ours for alignment, then the user's."""
-        return {**_TRAINER_DEFAULTS, **self.trainer}
 
 
 class RewardWeights(StageConfig):
@@ -137,7 +140,7 @@ class GrpoConfig(_PromptsConfig):
     """Optimizer steps on one batch of proposals; only from the second on can the clip act."""
 
     trainer: dict[str, Any] = {}  # noqa: RUF012  pydantic copies defaults
-    """Handed to transformers.TrainingArguments as is; defaults as for DPO."""
+    """Handed to transformers.TrainingArguments as is, after the same defaults as for DPO."""
 
     @model_validator(mode="after")
     def _known_options(self) -> "GrpoConfig":
@@ -153,12 +156,12 @@ class GrpoConfig(_PromptsConfig):
                 "updates_per_rollout: more than 1 needs gradient_accumulation_steps = 1; raise "
                 "per_device_train_batch_size instead"
             )
+        if self.trainer.get("save_steps", 0) % self.updates_per_rollout:
+            raise ValueError(
+                "trainer.save_steps: a multiple of updates_per_rollout = "
+                f"{self.updates_per_rollout} needed, for proposals are not saved"
+            )
         return self
-
-    @property
-    def trainer_options(self) -> dict[str, Any]:
-        """Ours for alignment, then the user's."""
-        return {**_TRAINER_DEFAULTS, **self.trainer}
 
 
 AlignConfig = Annotated[DpoConfig | GrpoConfig, Field(discriminator="method")]

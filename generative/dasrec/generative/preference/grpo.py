@@ -63,7 +63,6 @@ class SidGrpoTrainer(SidTrainerMixin, Trainer):  # type: ignore[misc]  # transfo
         self.config, self.scorer, self.reference = config, scorer, reference
         self.rewards, self.run_seed = rewards, run_seed
         self._rollout: Rollout | None = None
-        self._uses = 0
         self._noted: dict[str, list[float]] = defaultdict(list)
 
     def compute_loss(
@@ -74,9 +73,8 @@ class SidGrpoTrainer(SidTrainerMixin, Trainer):  # type: ignore[misc]  # transfo
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Mean clipped policy loss over the codes of all proposals, plus beta times the KL."""
-        if self._rollout is None or self._uses % self.config.updates_per_rollout == 0:
+        if self._rollout is None or self.state.global_step % self.config.updates_per_rollout == 0:
             self._rollout = self._roll_out(model, PromptBatch(**inputs))
-        self._uses += 1
         rollout = self._rollout
         logits = self.scorer.logits(
             model, rollout.batch.input_ids, rollout.batch.attention_mask, rollout.items
