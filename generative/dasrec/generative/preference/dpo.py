@@ -119,7 +119,8 @@ class SidDpoTrainer(SidTrainerMixin, DPOTrainer):  # type: ignore[misc]  # trl i
         log_prob_BGL = self._log_probs(model, inputs)
         reference_BG = inputs["reference"]
         if self.state.global_step == 0 and self.model.training:
-            tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
+            half = self.args.bf16 or self.args.fp16 or model.dtype != torch.float32
+            tolerance = 1e-2 if half else 1e-4
             check_reference(log_prob_BGL.detach().sum(-1) - reference_BG, self.beta, tolerance)
         pairs = softmax_pairs(log_prob_BGL, reference_BG, self.beta)
         unused = torch.zeros_like(pairs.log_probs)

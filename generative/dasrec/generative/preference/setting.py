@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dasrec.core import Corpus, SemanticIds
 from dasrec.generative.data.config import DataConfig
@@ -55,10 +56,15 @@ def prepare(
     """Render the prompts, build the trie, draw the validation queries.
 
     Raises:
-        ValueError: several processes, no prompt, or nothing to validate on.
+        ValueError: several processes or GPUs, no prompt, or nothing to validate on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("align: runs in one process; start dasrec without a launcher")
+    if torch.cuda.device_count() > 1:
+        raise ValueError(
+            f"align: runs on one GPU, {torch.cuda.device_count()} are visible; set "
+            "CUDA_VISIBLE_DEVICES to one"
+        )
     builder = generator.sequence_builder(corpus, sids)
     judge = DataConfig(
         validation_queries=config.validation_queries, validation_beams=config.validation_beams
