@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
@@ -58,6 +59,7 @@ def train(
     torch.manual_seed(0)
     while True:
         for batch in DataLoader(examples, batch_size, shuffle=True, collate_fn=collate):  # type: ignore[arg-type]
+            batch = send_to_device(batch, model.device)
             model(**batch, use_cache=False).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -71,12 +73,16 @@ def level_loss(
     """Summed loss over the codes of each level, cut out of the whole vocabulary's logits."""
     total = 0.0
     for first in range(0, len(examples), batch_size):
-        batch = collate(examples[first : first + batch_size])
+        batch = send_to_device(collate(examples[first : first + batch_size]), model.device)
         labels = batch.pop("labels")
         logits = model(**batch, use_cache=False).logits
         for level, codes in enumerate(levels):
             place = -len(levels) + level  # padded on the left: the target ends each row
             among = logits[:, place - 1, list(codes)]
-            target = (labels[:, place, None] == torch.tensor(codes)).long().argmax(1)
+            target = (
+                (labels[:, place, None] == torch.tensor(codes, device=labels.device))
+                .long()
+                .argmax(1)
+            )
             total += float(F.cross_entropy(among, target, reduction="sum"))
     return total

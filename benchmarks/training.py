@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from benchmarks import prefix_trainer
 from benchmarks.random_world import random_world
 from benchmarks.token_rows import token_rows
@@ -48,20 +49,10 @@ from dasrec.generative.model.split_tokens import SplitTokensLayer
 from dasrec.generative.training.loss import SidLoss
 
 BEAUTY = {"users": 22_363, "items": 12_101, "clicks": 153_776, "width": 1}
-BASE = {
-    "scratch": {
-        "architecture": "gpt2",
-        "text_vocab_size": 2000,
-        "options": {
-            "n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 128,
-            "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0,
-        },
-    }
-}  # fmt: skip
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 PEER = "one padded example per target, loss over the vocabulary"
 PEER_BATCHES = (16, 64)
-"""Examples per step of the peer; logits of the whole vocabulary make larger ones slower."""
+"""Examples per step of the peer; on a CPU, logits of the vocabulary make larger ones slower."""
 CHECKED_USERS = 40
 
 
@@ -79,6 +70,16 @@ def random_sids(folder: Path, corpus: Corpus) -> SemanticIds:
     return load_sids(folder, corpus.manifest)
 
 
+def base_config(width: int, layers: int) -> BaseModelConfig:
+    """A GPT-2 with heads of 32 dimensions."""
+    options = {
+        "n_embd": width, "n_layer": layers, "n_head": width // 32, "n_positions": 128,
+        "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0,
+    }  # fmt: skip
+    scratch = {"architecture": "gpt2", "text_vocab_size": 2000, "options": options}
+    return build_config(BaseModelConfig, {"scratch": scratch}, "base")
+
+
 def ours(
     model: Any, optimizer: torch.optim.Optimizer, builder: SequenceBuilder, loader: EpochLoader
 ) -> Iterator[int]:
@@ -86,6 +87,7 @@ def ours(
     loss, levels = SidLoss(builder.vocabulary), builder.item_tokens.shape[1]
     while True:
         for batch in loader:
+            batch = send_to_device(batch, model.device)
             labels = batch.pop("labels")
             if "cu_seq_lens_q" in batch:
                 with packed_batches(model):
@@ -111,11 +113,12 @@ def our_loader(
 
 
 def training(
-    corpus: Corpus, sids: SemanticIds, lora: bool, batch_size: int, runs: int, steps: int
+    corpus: Corpus, sids: SemanticIds, lora: bool, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Items per second of each way, in turns."""
-    config = build_config(BaseModelConfig, BASE, "base")
+    config, batch_size = base_config(args.width, args.layers), args.batch_size
     base, _, vocabulary = build_base_model(config, corpus, sids, seed=0)
+    base.to(args.device)
     builder = SequenceBuilder(sids, vocabulary)
     examples = prefix_trainer.prefix_examples(corpus, builder)
     loaders = {
@@ -124,7 +127,7 @@ def training(
     }
     per_row = len(corpus.train_rows) / len(loaders["packed"].dataset)  # type: ignore[arg-type]
     loops: dict[str, Iterator[int]] = {}
-    for name in (*loaders, *map(str, PEER_BATCHES)):
+    for name in (*loaders, *map(str, args.peer_batches)):
         model: Any = copy.deepcopy(base)
         if lora:
             model = add_lora(model, vocabulary, LORA)
@@ -136,8 +139,10 @@ def training(
             loops[name] = prefix_trainer.train(model, optimizer, examples, int(name))
         else:
             loops[name] = ours(model, optimizer, builder, loaders[name])
-    rates = measure(loops, runs, steps)
-    peer, fastest = max(zip(PEER_BATCHES, list(rates.values())[2:], strict=True), key=itemgetter(1))
+    rates = measure(loops, args.runs, args.steps)
+    peer, fastest = max(
+        zip(args.peer_batches, list(rates.values())[2:], strict=True), key=itemgetter(1)
+    )
     same, losses = same_loss(base, corpus, builder, examples)
     return [
         {
@@ -147,6 +152,7 @@ def training(
                 "users": corpus.num_users,
                 "items": corpus.num_items,
                 "interactions": len(corpus.train_rows),
+                "parameters": base.num_parameters(),
                 "items_per_step": round(batch_size * per_row),
             },
             "ours": _rate(rates[name]),
@@ -168,6 +174,8 @@ def measure(loops: dict[str, Iterator[int]], runs: int, steps: int) -> dict[str,
         for name, loop in loops.items():
             began = time.perf_counter()
             items = sum(next(loop) for _ in range(steps))
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             rates[name].append(items / (time.perf_counter() - began))
     return {name: statistics.median(values) for name, values in rates.items()}
 
@@ -189,7 +197,7 @@ def same_loss(
     dataset = sequence_dataset(corpus, builder)
     windows = training_windows(corpus, builder.prompt.max_history)
     rows = RowReader(dataset).__getitems__(np.searchsorted(windows.users, short).tolist())
-    batch = Collator(0, -1, -1, 1, packed=True)(rows)
+    batch = send_to_device(Collator(0, -1, -1, 1, packed=True)(rows), model.device)
     labels = batch.pop("labels")
     with packed_batches(model), torch.no_grad():
         mine = float(SidLoss(builder.vocabulary)(model, last_hidden(model, batch), labels).total)
@@ -213,6 +221,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="in each run")
     parser.add_argument("--batch-size", type=int, default=32, help="rows per step of ours")
+    parser.add_argument(
+        "--peer-batches",
+        type=int,
+        nargs="+",
+        default=PEER_BATCHES,
+        help="of which the fastest counts",
+    )
+    parser.add_argument("--width", type=int, default=128, help="of the model, a multiple of 32")
+    parser.add_argument("--layers", type=int, default=4, help="of the model")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
@@ -222,12 +240,9 @@ def main() -> None:
         else:
             corpus = load_corpus(args.data / "corpus")
             sids = load_sids(args.data / "sids" / args.sids, corpus.manifest)
-        rows = [
-            row
-            for lora in (False, True)
-            for row in training(corpus, sids, lora, args.batch_size, args.runs, args.steps)
-        ]
-    rows += [row for tied in (True, False) for row in token_rows(tied, args.runs)]
+        rows = [row for lora in (False, True) for row in training(corpus, sids, lora, args)]
+    if args.device == "cpu":
+        rows += [row for tied in (True, False) for row in token_rows(tied, args.runs)]
     document = {
         "name": "training",
         "hardware": hardware(),
