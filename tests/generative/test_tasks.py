@@ -334,6 +334,17 @@ def test_tasks_that_cannot_be_are_refused(shop: Shop, tmp_path: Path) -> None:
         build_config(DataConfig, {"tasks": {"item_2_text": 0.1}}, "pretrain")
 
 
+def test_a_task_without_rows_is_told(
+    shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = {"titles_to_item": 1.0, "next_item": 0.5, "intention_to_item": 0.5}
+    _, rows = rows_of(shop, tmp_path, tasks, max_tokens=5)
+    assert set(rows) == {"next_item", "intention_to_item"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "tasks.titles_to_item: the corpus has no row for it; it is left out"
+    ]
+
+
 @pytest.fixture(scope="module")
 def trained(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "base"

@@ -1,5 +1,6 @@
 """The training rows of all tasks, written to disk part by part and read through memory maps."""
 
+import logging
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from dasrec.generative.data.sequences import (
 )
 from dasrec.generative.data.text_tasks import TextTasks
 from dasrec.generative.data.tokens import TokenSequences
+
+log = logging.getLogger(__name__)
 
 PART = 10_000
 """Windows, items or users rendered at a time: what bounds the memory."""
@@ -103,6 +106,10 @@ def training_rows(
     if not found:
         chosen = ", ".join(name for name, share in shares.items() if share)
         raise ValueError(f"tasks: the corpus has no training row for {chosen}; choose other tasks")
+    told = {task.name for task in found}
+    for name, share in shares.items():
+        if share and name not in told:
+            log.warning("tasks.%s: the corpus has no row for it; it is left out", name)
     return found
 
 
