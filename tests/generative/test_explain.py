@@ -66,3 +66,12 @@ def test_texts_are_the_greedy_text_tokens_of_each_prompt_alone(
         assert text == tokenizer.decode(written, skip_special_tokens=True).strip()
     assert codes_first
     assert len(set(found)) > 1
+
+
+def test_a_text_ends_with_the_models_positions(world: World) -> None:
+    config = build_config(BaseModelConfig, scratch("gpt2", n_positions=12), "base")
+    model, tokenizer, vocabulary = build_base_model(config, world.corpus, world.sids, seed=0)
+    model.eval()
+    prompt = ragged([vocabulary.new_token_ids[:10]])
+    longest = write_texts(model, tokenizer, vocabulary, prompt, max_tokens=6)
+    assert longest == write_texts(model, tokenizer, vocabulary, prompt, max_tokens=2)

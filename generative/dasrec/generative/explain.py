@@ -113,7 +113,7 @@ def write_texts(
         tokenizer: of the model.
         vocabulary: its semantic-ID and control tokens, which no text holds.
         prompts: one per text; run as one batch.
-        max_tokens: tokens of a text at most.
+        max_tokens: tokens of a text at most; fewer where the model has no positions for them.
     """
     width = int(prompts.lengths.max())
     place_T = np.arange(width) - (width - prompts.lengths[:, None])  # padded on the left
@@ -121,11 +121,13 @@ def write_texts(
     ids = np.full(real.shape, tokenizer.pad_token_id, np.int64)
     ids[real] = prompts.tokens[(prompts.starts[:-1, None] + place_T)[real]]
     device = model.get_input_embeddings().weight.device
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = max_tokens if limit is None else min(max_tokens, limit - width)
     never = {*vocabulary.new_token_ids, *(model.generation_config.suppress_tokens or ())}
     written = model.generate(
         input_ids=torch.from_numpy(ids).to(device),
         attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
-        max_new_tokens=max_tokens,
+        max_new_tokens=room,
         do_sample=False,
         suppress_tokens=sorted(never),
     )
