@@ -90,6 +90,7 @@ def test_a_line_of_models_is_followed_by_fingerprint(tmp_path: Path) -> None:
     model("bases/local", {"base": {"name": "somewhere/model"}}, base_files=raw)
     removed = Manifest(kind="base_model", config={"base": {}}, inputs={}, files={})
     model("bases/alone", {"tasks": {"next_item": 1.0}}, base_model=removed)
+    model("bases/bare", {"tasks": tasks, "trainer": {"num_train_epochs": 0}})
 
     line = lineage(tmp_path / "generators" / "das.full")
     assert [m.fingerprint for m in line[1:]] == [full.fingerprint, base.fingerprint]
@@ -98,6 +99,7 @@ def test_a_line_of_models_is_followed_by_fingerprint(tmp_path: Path) -> None:
     assert base_model_name(lineage(tmp_path / "bases" / "local")) is None
     assert base_model_name(lineage(tmp_path / "bases" / "alone")) is None
     assert tasks_of(lineage(tmp_path / "bases" / "das")) == {"next_item", "explain"}
+    assert tasks_of(lineage(tmp_path / "bases" / "bare")) == set()
 
 
 def test_mistakes_are_one_message(

@@ -48,5 +48,9 @@ def base_model_name(line: list[Manifest]) -> str | None:
 
 def tasks_of(line: list[Manifest]) -> set[str]:
     """The training tasks that a model or any before it was trained with."""
-    shares = [manifest.config.get("tasks", {}) for manifest in line]
+    shares = [
+        manifest.config.get("tasks", {})
+        for manifest in line
+        if manifest.config.get("trainer", {}).get("num_train_epochs") != 0  # tokens only
+    ]
     return {task for tasks in shares for task, share in tasks.items() if share}
