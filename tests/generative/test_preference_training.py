@@ -32,7 +32,6 @@ from dasrec.generative.preference.scoring import CandidateScorer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
 ]
 
 STEPS = {"logging_strategy": "steps", "logging_steps": 1, "per_device_train_batch_size": 20}

@@ -51,7 +51,10 @@ def open_adapter(generator: Generator, lora: dict[str, Any] | None, start_path: 
         if lora is not None:
             raise ValueError(f"lora: {start_path} has an adapter to go on from; remove 'lora'")
         model.set_adapter("default")  # also makes it trainable
-        model.peft_config["default"].inference_mode = False
+        adapter = model.peft_config["default"]
+        adapter.inference_mode = False
+        # peft looks there whenever a checkpoint is saved; the saved path is seen from the artifact
+        adapter.base_model_name_or_path = str(base_directory(start_path))
         return model
     options = lora or SftConfig().lora or {}
     check_options(options, field_names(LoraConfig), "peft.LoraConfig")
