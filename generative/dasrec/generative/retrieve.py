@@ -99,6 +99,7 @@ def generate_lists(
     """
     head = LevelHead(model, trie.level_token_ids)
     device = model.get_input_embeddings().weight.device
+    trie = trie.to(device)  # once, not with every batch
     lengths = prompts.lengths
     order = np.argsort(-lengths, kind="stable")  # the largest batch first: memory faults show early
     items = np.full((len(lengths), config.num_items), -1, np.int32)
