@@ -4,15 +4,15 @@ import logging
 from pathlib import Path
 
 import pytest
+from tests.test_pipeline import ROOT, SMALL
 
 from dasrec.cli.config import RunConfig, load_run_config
 from dasrec.cli.generator_steps import split_name, trained_model
 from dasrec.cli.pipeline import Run
-from dasrec.cli.summary import record_results
+from dasrec.cli.record import _seconds_of, record_results
 from dasrec.core.artifacts import load_manifest
 from dasrec.core.config import apply_overrides, build_config, read_yaml
 from dasrec.eval.results import read_results
-from tests.test_pipeline import ROOT, SMALL
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -68,6 +68,24 @@ def test_each_generator_has_lists_and_figures_of_its_own(finished: Run, tmp_path
     }  # fmt: skip
     digests = {line.variant: line.config_sha256 for line in lines if line.method == "das"}
     assert len(set(digests.values())) == 4
+
+
+def test_recorded_seconds_are_of_all_models_that_led_to_a_method(tmp_path: Path) -> None:
+    run = Run(load_run_config(ROOT / "configs" / "generator_beauty.yaml"), tmp_path, tmp_path)
+    run.seconds = {
+        "tokenizers/das": 1000.0,
+        "bases/das.scratch": 400.0,
+        "bases/das.cpt": 100.0,
+        "generators/das.cpt": 7.0,  # of a stage that the config no longer has
+        "generators/das.cpt_lora": 20.0,
+        "recommendations/das.cpt_lora": 5.0,
+        "aligned/das.grpo": 3.0,
+        "recommendations/das.grpo": 2.0,
+        "reports/das.grpo": 0.5,
+    }
+    assert _seconds_of(run, "das.cpt") == {"train": 100.0}
+    assert _seconds_of(run, "das.cpt_lora") == {"train": 120.0, "retrieve": 5.0}
+    assert _seconds_of(run, "das.grpo") == {"train": 123.0, "retrieve": 2.0, "evaluate": 0.5}
 
 
 def test_only_what_is_asked_for_and_not_there_is_made(

@@ -82,7 +82,8 @@ def run(
     """Run every stage, skipping what is up to date; end with metrics and recommendations."""
     from dasrec.cli.config import load_run_config
     from dasrec.cli.pipeline import Run
-    from dasrec.cli.summary import record_results, show_summary
+    from dasrec.cli.record import record_results
+    from dasrec.cli.summary import show_summary
     from dasrec.eval.result_line import check_topic
 
     check_topic(topic)

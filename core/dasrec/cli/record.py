@@ -1,0 +1,158 @@
+"""The figures of a finished run as lines of the recorded results."""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dasrec.cli.generator_config import MAIN
+from dasrec.cli.generator_steps import FOLDERS, full_name, split_name
+from dasrec.cli.pipeline import Run
+from dasrec.cli.summary import ranker_manifests
+from dasrec.core.artifacts import Manifest, code_version, load_manifest
+from dasrec.eval.results import ResultLine, append_results, hardware, results_of_report, typed
+
+SECONDS_OF = {
+    "tokenizers": "tokenize",
+    "sids": "assign",
+    "models": "train",
+    "bases": "train",
+    "generators": "train",
+    "aligned": "train",
+    "recommendations": "retrieve",
+    "rankers": "rank",
+    "reports": "evaluate",
+}
+"""What the recorded seconds of a folder's artifacts are called; equal names are added."""
+
+
+def record_results(
+    run: Run,
+    folder: Path,
+    config_path: Path,
+    overrides: list[str],
+    topic: str = "ladder",
+    variant: str = "",
+) -> None:
+    """Append the figures of the run's methods to `<topic>.jsonl` and `ranking.jsonl` in `folder`.
+
+    A line holds the metrics of the lists, all figures of the semantic IDs and the seconds.
+    """
+    corpus = load_manifest(run.path("corpus"), "corpus")
+    data = [] if run.data_dir is None else ["--data", run.data_dir.resolve().name]
+    chosen = [part for name in run.tokenizers for part in ("--method", name)]
+    if run.variants != list(run.config.all_generators):
+        chosen += [part for name in run.variants for part in ("--generator", name)]
+    command = [
+        "dasrec",
+        "run",
+        str(config_path),
+        *overrides,
+        *data,
+        *(chosen if run.restricted else []),
+    ]
+    common: dict[str, Any] = {
+        "dataset": run.config.name,
+        "command": typed(command),
+        "data_sha256": corpus.inputs["raw"],
+        "seed": run.config.seed,
+    }
+    strategy = run.config.prepare.split.method
+    for name in run.methods:
+        lines = results_of_report(
+            run.path("reports", name),
+            topic=topic,
+            protocol=f"{strategy}/full/item",
+            seconds=_seconds_of(run, name),
+            more=_sid_figures(run, name),
+            config_sha256=_config_sha256(run, name),
+            variant=variant or split_name(name)[1],
+            **common,
+        )
+        lines = [line.model_copy(update={"method": split_name(name)[0]}) for line in lines]
+        append_results(folder, *lines)
+    for name, manifest in ranker_manifests(run).items():
+        figures = common | {"config_sha256": _config_sha256(run, name), "variant": variant}
+        append_results(folder, *_ranking_lines(name, manifest, strategy, figures))
+    sys.stderr.write(f"recorded in {folder}\n")
+
+
+def _config_sha256(run: Run, method: str) -> str:
+    """Digest of the config without the other tokenizers and generators: what made `method`."""
+    config = run.config.as_json()
+    own, variant = split_name(method.removesuffix("_ranked"))
+    config["tokenizers"] = {k: v for k, v in config["tokenizers"].items() if k == own}
+    kept = _chain(run, variant)
+    config["generators"] = {k: v for k, v in config["generators"].items() if k in kept}
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _chain(run: Run, variant: str) -> list[str]:
+    """A generator ("" is the main one) and those that it starts from, the last one first."""
+    chain = [variant or MAIN]
+    while (config := run.config.all_generators.get(chain[-1])) and config.after:
+        chain.append(config.after)
+    return chain
+
+
+def _seconds_of(run: Run, method: str) -> dict[str, float]:
+    """Seconds by stage; training is that of all models that led to the method's."""
+    tokenizer, variant = split_name(method)
+    generators = run.config.all_generators
+    models = {
+        f"{FOLDERS[stage]}/{full_name(tokenizer, name)}"
+        for name in _chain(run, variant)
+        if name in generators
+        for stage in generators[name].stages
+    }
+    seconds: dict[str, float] = {}
+    for title, value in run.seconds.items():
+        folder, _, name = title.partition("/")
+        if title in models or (name == method and folder not in FOLDERS.values()):
+            stage = SECONDS_OF[folder]
+            seconds[stage] = round(seconds.get(stage, 0) + value, 1)
+    return seconds
+
+
+def _sid_figures(run: Run, name: str) -> dict[str, float]:
+    """Figures of the SIDs by recorded name: `item/x` is x, `user/x` is user_x."""
+    path = run.path("sids", split_name(name)[0])
+    if not path.exists():
+        return {}
+    return {
+        key.removeprefix("item/").replace("/", "_"): float(value)
+        for key, value in load_manifest(path, "semantic_ids").metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _ranking_lines(
+    name: str, manifest: Manifest, strategy: str, common: Mapping[str, Any]
+) -> list[ResultLine]:
+    splits: dict[str, Any] = {"valid": {"all": manifest.metrics["valid"]}}
+    splits["test"] = manifest.metrics["test"]
+    return [
+        ResultLine(
+            topic="ranking",
+            protocol=f"{strategy}/impressions",
+            method=name,
+            split="test" if split == "test" else "valid",
+            metrics={
+                key if part == "all" else f"{key}[{part}]": float(value)
+                for part, metrics in parts.items()
+                for key, value in metrics.items()
+                if isinstance(value, int | float) and value == value
+            },
+            users=int(parts["all"].get("num_users", 0)),
+            seconds={"train": float(manifest.metrics["train_seconds"])},
+            hardware=hardware(),
+            code=code_version(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            **common,
+        )
+        for split, parts in splits.items()
+    ]
