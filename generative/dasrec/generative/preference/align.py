@@ -23,7 +23,6 @@ from dasrec.generative.preference.dpo import DpoCollator, SidDpoTrainer
 from dasrec.generative.preference.grpo import SidGrpoTrainer
 from dasrec.generative.preference.negatives import rejected_items
 from dasrec.generative.preference.plan import AlignPlan
-from dasrec.generative.preference.progress import FiguresLog
 from dasrec.generative.preference.rewards import RewardScores
 from dasrec.generative.preference.rollouts import GrpoCollator
 from dasrec.generative.preference.scoring import trained_weights
@@ -110,7 +109,6 @@ def _dpo(config: DpoConfig, model: Any, setting: Setting) -> dict[str, Any]:
         eval_dataset=rows.select([0]),  # `evaluate` generates instead
         data_collator=collator,
         processing_class=setting.generator.tokenizer,
-        callbacks=[FiguresLog(setting.name)],
     )
     trainer.fill_reference(kept)
     plan = setting.plan(kept, collator, args.per_device_train_batch_size)
@@ -157,7 +155,6 @@ def _grpo(
         train_dataset=rows,
         eval_dataset=rows.select([0]),  # `evaluate` generates instead
         data_collator=collator,
-        callbacks=[FiguresLog(setting.name)],
     )
     times = config.updates_per_rollout
     plan = setting.plan(everything, collator, args.per_device_train_batch_size, times)

@@ -75,6 +75,8 @@ def softmax_pairs(log_prob_BGL: Tensor, reference_BG: Tensor, beta: float) -> Pa
 class SidDpoTrainer(SidTrainerMixin, DPOTrainer):  # type: ignore[misc]  # trl is untyped here
     """trl.DPOTrainer whose log-probabilities are over the codes of a level."""
 
+    figures = ("rewards/margins", "rewards/accuracies")
+
     def __init__(self, scorer: CandidateScorer, **options: Any) -> None:
         """Start as trl does, without its reference adapter.
 

@@ -40,6 +40,16 @@ class Rollout:
 class SidGrpoTrainer(SidTrainerMixin, Trainer):  # type: ignore[misc]  # transformers is untyped here
     """transformers.Trainer that proposes items, rewards them and raises the better ones."""
 
+    figures = (
+        "reward",
+        "groups_with_hit",
+        "groups_without_gradient",
+        "unique",
+        "kl",
+        "clipped",
+        "legal_mass",
+    )
+
     def __init__(
         self,
         config: GrpoConfig,

@@ -34,14 +34,14 @@ SET_BY_US = (
 class ProgressLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Writes the trainer's figures to our log."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, figures: tuple[str, ...]) -> None:
+        self.name, self.shown = name, ("loss", "learning_rate", *figures)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         """One line per logging step or validation."""
-        keep = {k: v for k, v in (logs or {}).items() if k in ("loss", "learning_rate")}
+        keep = {k: v for k, v in (logs or {}).items() if k in self.shown}
         keep |= {k.removeprefix("eval_"): v for k, v in (logs or {}).items() if "eval_" in k}
         if keep and state.is_world_process_zero:
             shown = "  ".join(f"{key} {float(value):.4g}" for key, value in keep.items())
@@ -60,6 +60,8 @@ class SidTrainerMixin:
     """Overrides of `transformers.Trainer` (and so of trl's SFTTrainer)."""
 
     plan: TrainingPlan
+    figures: tuple[str, ...] = ()
+    """What is shown beside the loss of all that the trainer logs."""
 
     def start(self: Any, plan: TrainingPlan, name: str, options: dict[str, Any]) -> Any:
         """Train by a plan, from the last checkpoint if there is one.
@@ -70,7 +72,7 @@ class SidTrainerMixin:
             options: the user's trainer options.
         """
         self.plan = plan
-        self.add_callback(ProgressLog(name))
+        self.add_callback(ProgressLog(name, self.figures))
         self.remove_callback(PrinterCallback)  # our log has the figures
         if "save_steps" in options:
             self.add_callback(SaveInsideEpochs())
