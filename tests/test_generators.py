@@ -125,6 +125,16 @@ def test_a_chain_that_cannot_run_is_refused(override: str, message: str) -> None
         load_run_config(QUICKSTART, [override])
 
 
+def test_a_missing_generator_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--method das: .*; none was trained"):
+        trained_model(tmp_path, "das")
+    for name in ("bases/das.one", "generators/das.one", "bases/das.two", "bases/.das.work"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"generator; there are das\.one, das\.two$"):
+        trained_model(tmp_path, "das")
+    assert trained_model(tmp_path, "das.one") == tmp_path / "generators" / "das.one"
+
+
 def test_names_of_methods() -> None:
     assert split_name("das.grpo") == ("das", "grpo")
     assert split_name("das") == ("das", "")

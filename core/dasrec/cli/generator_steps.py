@@ -29,9 +29,18 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def trained_model(root: Path, name: str) -> Path:
-    """Where the model that ends a generator's stages lies: the last stage that is there."""
-    found = [root / folder / name for folder in FOLDERS.values()]
-    return next((path for path in reversed(found) if path.exists()), found[0])
+    """Where the model that ends a generator's stages lies: the last stage that is there.
+
+    Raises:
+        FileNotFoundError: the run has no generator of this name.
+    """
+    folders = [root / folder for folder in FOLDERS.values()]
+    found = [folder / name for folder in folders if (folder / name).exists()]
+    if not found:
+        known = sorted({path.name for folder in folders for path in folder.glob("[!.]*")})
+        there = f"there are {', '.join(known)}" if known else "none was trained"
+        raise FileNotFoundError(f"--method {name}: {root} has no such generator; {there}")
+    return found[-1]
 
 
 class GeneratorSteps:
