@@ -79,5 +79,5 @@ def check_chain(main: GeneratorConfig | None, others: dict[str, GeneratorConfig]
         if config.after is not None and config.sft and known[config.after].leaves_adapter:
             raise ValueError(
                 f"generators.{name}.sft: '{config.after}' ends with an adapter, which sft cannot "
-                "go on from; start after one without sft"
+                "go on from; start after one whose last stage trained all weights"
             )
