@@ -91,7 +91,7 @@ def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
             history,
             k=5,
             num_beams=retrieve.num_beams,
-            exclude_seen=retrieve.exclude_seen != "never",
+            exclude_seen=corpus.excludes_seen(retrieve.exclude_seen),
         )
         for table in recommendation_table(found):
             console.print(table)
