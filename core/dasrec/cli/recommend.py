@@ -184,7 +184,12 @@ def _explanation_tables(found: Found) -> list[Table]:
         return []
     told = any(each.written_title or each.reason for each in found.explanations)
     table = Table(title="Why", title_justify="left")
-    for column in ("#", "same SID levels", "as in the history", *["title and reason"] * told):
+    for column in (
+        "#",
+        "same SID levels",
+        "as in the history",
+        *["title and reason by the model"] * told,
+    ):
         table.add_column(column, overflow="fold")
     for rank, each in enumerate(found.explanations, 1):
         levels, places = each.relatives
