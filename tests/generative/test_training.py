@@ -187,6 +187,8 @@ def test_wrong_options_are_found_at_once(values: dict[str, Any], message: str) -
         pretrain_config(**values)
     with pytest.raises(ValueError, match=r"rank: peft.LoraConfig has no such option"):
         sft_config(lora={"rank": 8})
+    with pytest.raises(ValueError, match="packing: is set by dasrec"):
+        sft_config(trainer={"packing": True})
 
 
 def test_rows_longer_than_the_model_are_refused(world: World, tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ from dasrec.generative.training.validation import PRIMARY
 
 log = logging.getLogger(__name__)
 
+OF_TRLS_OWN_ROWS = (
+    *("dataset_text_field", "dataset_kwargs", "dataset_num_proc", "shuffle_dataset"),
+    *("max_length", "truncation_mode", "pad_to_multiple_of", "pad_token", "eos_token"),
+    *("packing", "packing_strategy", "padding_free", "eval_packing", "chat_template_path"),
+    *("completion_only_loss", "assistant_only_loss", "loss_type", "router_aux_loss_coef"),
+    *("model_init_kwargs", "trust_remote_code"),
+)
+"""Options of trl.SFTConfig that would do nothing: rows, batches, loss and model are ours."""
+
 
 class SftConfig(DataConfig):
     """LoRA or all weights, training data and trainer options."""
@@ -44,7 +53,8 @@ class SftConfig(DataConfig):
     @model_validator(mode="after")
     def _known_options(self) -> "SftConfig":
         check_options(self.lora or {}, field_names(LoraConfig), "peft.LoraConfig")
-        check_options(self.trainer, field_names(SFTConfig), "trl.SFTConfig", SET_BY_US)
+        ours = (*SET_BY_US, *OF_TRLS_OWN_ROWS)
+        check_options(self.trainer, field_names(SFTConfig), "trl.SFTConfig", ours)
         return self
 
 
