@@ -195,6 +195,10 @@ def test_rows_longer_than_the_model_are_refused(world: World, tmp_path: Path) ->
     config = pretrain_config(base=scratch("gpt2", n_positions=24))
     with pytest.raises(ValueError, match=r"a training row has 3\d tokens, the model 24 positions"):
         pretrain(config, world.corpus, world.sids, tmp_path / "base")
+    # up to 9 training events, and the validation event before the test event
+    config = pretrain_config(base=scratch("gpt2", n_positions=34), tasks={"next_item": 1.0})
+    with pytest.raises(ValueError, match="a request of the corpus has 35 tokens, the model 34 pos"):
+        pretrain(config, world.corpus, world.sids, tmp_path / "base")
 
 
 def test_a_sharded_model_is_not_validated(

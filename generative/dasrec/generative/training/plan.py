@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, concatenate_datasets
 
@@ -14,6 +15,7 @@ from dasrec.generative.data.packing import Collator
 from dasrec.generative.data.sequences import SequenceBuilder
 from dasrec.generative.data.tasks import training_rows
 from dasrec.generative.model.packed_attention import check_packed
+from dasrec.generative.retrieve import query_prompts
 from dasrec.generative.training.loss import SidLoss
 from dasrec.generative.training.validation import Validator
 
@@ -60,9 +62,9 @@ def plan_training(
         args: TrainingArguments with the batch size, the seed and the folder for the rows.
 
     Raises:
-        ValueError: rows longer than the model's positions, a model that cannot be trained on
-            packed rows, nothing to validate on, validation of a sharded model, or several GPUs
-            for a single process.
+        ValueError: rows or requests longer than the model's positions, a model that cannot be
+            trained on packed rows, nothing to validate on, validation of a sharded model, or
+            several GPUs for a single process.
     """
     if args.n_gpu > 1:
         raise ValueError(
@@ -80,11 +82,8 @@ def plan_training(
         config, corpus, builder, tokenizer, folder, max_tokens=limit, seed=args.seed
     )
     longest = max(int(task.lengths.max()) for task in tasks)
-    if limit is not None and longest > limit:
-        raise ValueError(
-            f"prompt.max_history, max_text_tokens: a training row has {longest} tokens, the model "
-            f"{limit} positions; lower them or take a model with more"
-        )
+    if limit is not None:
+        _check_lengths(limit, longest, _longest_request(corpus, builder))
     packed = config.batching == "packed"
     if packed:
         check_packed(model, longest)
@@ -111,3 +110,23 @@ def plan_training(
         sid_loss=SidLoss(vocabulary, config.label_smoothing),
         validator=Validator(config, corpus, sids, builder) if config.validation_queries else None,
     )
+
+
+def _check_lengths(limit: int, row: int, request: int) -> None:
+    for what, tokens in (("training row", row), ("request of the corpus", request)):
+        if tokens > limit:
+            raise ValueError(
+                f"prompt.max_history, max_text_tokens: a {what} has {tokens} tokens, the model "
+                f"{limit} positions; lower them or take a model with more"
+            )
+
+
+def _longest_request(corpus: Corpus, builder: SequenceBuilder) -> int:
+    """Positions that the search takes for the valid or test query of the longest history."""
+    queries = np.concatenate([corpus.queries("valid"), corpus.queries("test")])
+    if not len(queries):
+        return 0
+    before = queries - corpus.user_start[corpus.user_idx[queries]]
+    prompt = query_prompts(corpus, builder, queries[[before.argmax()]])
+    levels: int = builder.item_tokens.shape[1]
+    return int(prompt.lengths[0]) + levels - 1
