@@ -28,6 +28,7 @@ from dasrec.generative.preference.rollouts import GrpoCollator
 from dasrec.generative.preference.scoring import trained_weights
 from dasrec.generative.preference.setting import Setting, prepare
 from dasrec.generative.training.artifact import training_folder
+from dasrec.generative.training.trainer import written_out
 from dasrec.generative.training.validation import PRIMARY
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def _train(trainer: Any, plan: AlignPlan, config: AlignConfig, name: str) -> dic
     model, validator = trainer.model, plan.validator
     start = trained_weights(model)
     before = validator(model) if validator is not None else {}
-    log.info("%s: %d prompts; before alignment %s", name, len(plan.numbers), before)
+    shown = written_out(before) or "(not validated)"
+    log.info("%s: %d prompts; before alignment  %s", name, len(plan.numbers), shown)
     trainer.start(plan, name, config.trainer)
     best = trainer.state.best_metric
     improved = not before or best is None or best >= before[PRIMARY]

@@ -26,7 +26,12 @@ from dasrec.generative.options import check_options, field_names
 from dasrec.generative.training.artifact import training_folder, write_trained
 from dasrec.generative.training.lora import add_lora, save_adapter
 from dasrec.generative.training.plan import TrainingPlan, plan_training
-from dasrec.generative.training.trainer import SET_BY_US, SidTrainerMixin, trainer_arguments
+from dasrec.generative.training.trainer import (
+    SET_BY_US,
+    SidTrainerMixin,
+    trainer_arguments,
+    written_out,
+)
 from dasrec.generative.training.validation import PRIMARY
 
 log = logging.getLogger(__name__)
@@ -137,7 +142,7 @@ def _train(
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     start = {n: p.detach().clone() for n, p in trained.items()} if config.lora else None
     before = plan.validator(model) if plan.validator is not None else {}
-    log.info("%s: before fine-tuning %s", name, before)
+    log.info("%s: before fine-tuning  %s", name, written_out(before) or "(not validated)")
     trainer.start(plan, name, config.trainer)
     best = trainer.state.best_metric
     improved = not before or best is None or best >= before[PRIMARY]

@@ -1,6 +1,7 @@
 """What full and LoRA training share: the SID loss, the batches, validation by generation."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,13 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         keep = {k: v for k, v in (logs or {}).items() if k in self.shown}
         keep |= {k.removeprefix("eval_"): v for k, v in (logs or {}).items() if "eval_" in k}
         if keep and state.is_world_process_zero:
-            shown = "  ".join(f"{key} {float(value):.4g}" for key, value in keep.items())
-            log.info("%s: epoch %.2f/%d  %s", self.name, state.epoch, state.num_train_epochs, shown)
+            epoch, epochs = state.epoch, state.num_train_epochs
+            log.info("%s: epoch %.2f/%d  %s", self.name, epoch, epochs, written_out(keep))
+
+
+def written_out(figures: Mapping[str, float]) -> str:
+    """Figures as progress lines show them."""
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in figures.items())
 
 
 class SaveInsideEpochs(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
