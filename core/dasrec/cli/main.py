@@ -173,7 +173,9 @@ def recommend(
     history: Annotated[
         str | None, typer.Option(help="item_ids, oldest first, separated by commas.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Tokenizer whose generator is used.")] = "das",
+    method: Annotated[
+        str, typer.Option(help="Tokenizer, or TOKENIZER.VARIANT, whose generator is used.")
+    ] = "das",
     k: Annotated[int, typer.Option("-k", min=1, help="Items to show.")] = 10,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams per level.")] = 50,
     exclude_seen: Annotated[
