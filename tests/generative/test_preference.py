@@ -1,5 +1,6 @@
 """Scores, negatives, rewards and losses of the alignment, against definitions."""
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -272,6 +273,19 @@ def test_proposals_are_different_real_unseen_items(
     scores = score_items(model, batch.input_ids, batch.attention_mask, trie)
     own = scores.gather(1, items)[:, :-1]
     assert bool((own.diff(dim=1) <= 1e-5).all())  # the most probable first
+
+
+def test_seen_items_are_proposed_where_training_repeats_them(world: World) -> None:
+    model, vocabulary = built(world)
+    trie = build_trie(world.corpus, world.sids, vocabulary)
+    prompts = prompts_of(world, vocabulary)
+    repeating = dataclasses.replace(world.corpus)
+    repeating.__dict__["train_repeats"] = True
+    collated: dict[str, Any] = GrpoCollator(prompts, repeating)([*np.arange(5)])
+    assert collated["excluded"] is None
+    model.eval()
+    items = propose(GrpoConfig(group_size=48), model, trie, PromptBatch(**collated), 0, 0)
+    assert torch.equal(items.sort(dim=1).values, torch.arange(48).expand(5, 48))
 
 
 def test_draws_follow_the_probabilities() -> None:
