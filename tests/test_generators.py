@@ -1,6 +1,7 @@
 """Several generators in one run, each a chain of stages."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,15 @@ def test_a_missing_generator_is_told_with_those_that_are_there(tmp_path: Path) -
     with pytest.raises(FileNotFoundError, match=r"generator; there are das\.one, das\.two$"):
         trained_model(tmp_path, "das")
     assert trained_model(tmp_path, "das.one") == tmp_path / "generators" / "das.one"
+
+
+def test_a_model_left_by_a_stage_that_is_gone_does_not_count(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "run")
+    left = tmp_path / "run" / "generators" / "das"  # as if sft had been in the config before
+    shutil.copytree(finished.path("generators", "das.tuned"), left)
+    assert trained_model(tmp_path / "run", "das") == tmp_path / "run" / "bases" / "das"
+    shutil.rmtree(tmp_path / "run" / "recommendations" / "das")
+    assert trained_model(tmp_path / "run", "das") == left
 
 
 def test_names_of_methods() -> None:

@@ -29,7 +29,9 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def trained_model(root: Path, name: str) -> Path:
-    """Where the model that ends a generator's stages lies: the last stage that is there.
+    """The model that made a method's lists or, without lists, that of the last stage there is.
+
+    A stage that the config has lost since leaves its model behind; the lists tell which one counts.
 
     Raises:
         FileNotFoundError: the run has no generator of this name.
@@ -40,6 +42,12 @@ def trained_model(root: Path, name: str) -> Path:
         known = sorted({path.name for folder in folders for path in folder.glob("[!.]*")})
         there = f"there are {', '.join(known)}" if known else "none was trained"
         raise FileNotFoundError(f"--method {name}: {root} has no such generator; {there}")
+    lists = root / "recommendations" / name
+    if lists.exists():
+        from dasrec.generative.model.load import generator_manifest
+
+        used = load_manifest(lists, "recommendations").inputs.get("generator")
+        found = [path for path in found if generator_manifest(path).fingerprint == used] or found
     return found[-1]
 
 
@@ -80,6 +88,14 @@ class GeneratorSteps:
             self._train(variant, corpus, sids, done)
             if self.wanted("retrieve"):
                 self._retrieve(variant, corpus, sids)
+
+    def asks_ranker(self, chosen: list[str]) -> bool:
+        """Whether a chosen variant, or one that it starts from, is rewarded by the CTR model."""
+        chain = list(chosen)
+        for variant in chain:  # grows while it is read
+            start = self.generators[variant].after
+            chain += [] if start is None or start in chain else [start]
+        return any(self.generators[variant].asks_ranker for variant in chain)
 
     def path(self, variant: str) -> Path:
         """The model that a variant ends with."""

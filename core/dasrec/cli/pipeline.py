@@ -120,7 +120,7 @@ class Run:
         self._baselines(corpus)
         for name in self.tokenizers:
             sids = self._semantic_ids(name, corpus, embeddings)
-            if any(generator.asks_ranker for generator in self.config.all_generators.values()):
+            if self.generators(name).asks_ranker(self.variants):
                 self._rankers(corpus)
             if sids is not None:
                 self.generators(name).run(corpus, sids, self.variants)
