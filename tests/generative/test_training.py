@@ -137,6 +137,24 @@ def test_lora_trains_its_matrices_and_the_new_rows_and_nothing_else(
         assert set(out.nonzero().flatten().tolist()) <= set(new.tolist())
 
 
+def test_text_targets_in_parts_have_the_loss_and_the_gradient_of_all_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer, vocabulary = base(world, "gemma2", final_logit_softcapping=5.0)
+    text = torch.randint(2, len(tokenizer) - len(vocabulary.new_token_ids), (3, 9))
+    item = torch.tensor(vocabulary.item_levels[0])[torch.randint(0, 3, (3, 2))]
+    labels = torch.cat([text, item], 1)
+    hidden = torch.randn(*labels.shape, model.config.hidden_size, requires_grad=True)
+    found = []
+    for limit in (2**26, 4 * model.config.vocab_size):  # all at once; four targets at a time
+        monkeypatch.setattr("dasrec.generative.training.loss.TEXT_LOGITS", limit)
+        total = SidLoss(vocabulary, label_smoothing=0.1)(model, hidden, labels).total
+        weight = model.get_output_embeddings().weight
+        found.append((total.detach(), *torch.autograd.grad(total, [hidden, weight])))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
 def model_rows(before: dict[str, Tensor], side: str, merged: Any) -> Tensor:
     wanted = getattr(merged, f"get_{side}_embeddings")().weight
     name = next(n for n, p in merged.named_parameters() if p is wanted)
@@ -214,6 +232,9 @@ def test_a_base_model_given_by_path_is_an_input(world: World, tmp_path: Path) ->
     (tmp_path / "llm" / "config.json").write_text("{}")
     config = BaseModelConfig(name=str(tmp_path / "llm"))
     one = base_inputs(config)["base_files"].fingerprint
+    (tmp_path / "llm" / ".cache").mkdir()
+    (tmp_path / "llm" / ".cache" / "downloads").write_text("no part of the model")
+    assert base_inputs(config)["base_files"].fingerprint == one
     (tmp_path / "llm" / "config.json").write_text("{ }")
     assert base_inputs(config)["base_files"].fingerprint != one
     assert base_inputs(BaseModelConfig(name="owner/model")) == {}

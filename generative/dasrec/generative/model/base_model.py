@@ -87,7 +87,9 @@ def base_inputs(config: BaseModelConfig) -> dict[str, Manifest]:
     if config.name is None or not Path(config.name).is_dir():
         return {}
     root = Path(config.name)
-    files = {p.relative_to(root).as_posix(): file_sha256(p) for p in root.rglob("*") if p.is_file()}
+    names = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    files = {name.as_posix(): file_sha256(root / name) for name in shown}
     return {"base_files": Manifest(kind="raw", config={}, inputs={}, files=files)}
 
 

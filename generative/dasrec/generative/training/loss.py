@@ -15,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dasrec.generative.data.tokens import IGNORE
 from dasrec.generative.model.logits import rescale
 from dasrec.generative.model.split_tokens import SplitTokensLayer
 from dasrec.generative.model.vocabulary import SidVocabulary
+
+TEXT_LOGITS = 2**26
+"""Logits of text targets that are held at a time: a quarter of a GiB in float32."""
 
 TEXT = -1
 """Level of a token that is not an item's code."""
@@ -69,17 +73,33 @@ class SidLoss:
         for level in torch.unique(level_N).tolist():
             at = level_N == level
             if level == TEXT:
-                logits, target = output(hidden_NH[at].to(_dtype(output))), labels_N[at]
+                total = total + self._text(output, config, hidden_NH[at], labels_N[at])
             else:
                 logits = items.logits(hidden_NH[at], self.spans[level])
                 target = self.code_of_token.to(labels_N.device)[labels_N[at]]
-            total = total + F.cross_entropy(
-                rescale(logits.float(), config),
-                target,
-                reduction="sum",
-                label_smoothing=self.label_smoothing,
-            )
+                total = total + self._cross_entropy(logits, target, config)
         return LossSum(total, len(labels_N))
+
+    def _text(self, output: Any, config: Any, hidden_NH: Tensor, target_N: Tensor) -> Tensor:
+        """Over the vocabulary, in parts whose logits are made again on the way back."""
+
+        def part(hidden: Tensor, target: Tensor) -> Tensor:
+            return self._cross_entropy(output(hidden.to(_dtype(output))), target, config)
+
+        rows = max(1, TEXT_LOGITS // config.vocab_size)
+        if len(target_N) <= rows:
+            return part(hidden_NH, target_N)
+        parts = zip(torch.split(hidden_NH, rows), torch.split(target_N, rows), strict=True)
+        losses = [checkpoint(part, *pair, use_reentrant=False) for pair in parts]
+        return torch.stack(losses).sum()
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, config: Any) -> Tensor:
+        return F.cross_entropy(
+            rescale(logits.float(), config),
+            target,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
 
 
 class OutputRows:

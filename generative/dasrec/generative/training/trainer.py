@@ -28,6 +28,9 @@ SET_BY_US = (
     "label_smoothing_factor",
     "dataloader_drop_last",
     "train_sampling_strategy",
+    "per_device_eval_batch_size",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
 )
 """Trainer options that the stage needs for itself (smoothing has a field of its own)."""
 
