@@ -1,117 +1,40 @@
-"""Canaries: faults of trl, peft and transformers that we step around.
+"""Canaries: faults of peft and transformers that we step around.
 
 Each test asserts that our path is right, whatever the library does. Where a library's own call no
-longer shows the fault, a line says which work-around of ours may go; that fails nothing.
+longer shows the fault, a line says which work-around of ours may go; that fails nothing. The
+other numbers are in test_trl_bugs.py.
 """
 
-import dataclasses
-import sys
-from collections.abc import Callable
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from tests.generative.canaries import (
+    LORA,
+    WARNINGS,
+    Note,
+    fails,
+    move,
+    opened,
+    plain_llm,
+    said_if_gone,
+    saved_bases,
+)
 from tests.generative.test_models import LLAMA, named, one_step, save_llm
-from tests.generative.world import World, pretrain_config, sft_config
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, SFTConfig
+from tests.generative.world import World, sft_config
+from transformers import AutoModelForCausalLM
 
-from dasrec.generative import add_lora, pretrain
-from dasrec.generative.model.base_model import build_base_model, load_base
-from dasrec.generative.model.vocabulary import add_sid_tokens, load_vocabulary
-from dasrec.generative.preference.scoring import holding, trained_weights
-from dasrec.generative.training.trainer import trainer_arguments
+from dasrec.generative import add_lora, load_generator, sft
+from dasrec.generative.model.base_model import build_base_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
-]
-
-LORA = {"r": 2, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-Note = Callable[[bool, str], None]
-
-
-@pytest.fixture
-def note(capsys: pytest.CaptureFixture[str]) -> Note:
-    def say(fault: bool, workaround: str) -> None:
-        if not fault:
-            with capsys.disabled():
-                sys.stdout.write(f"\ncanary: the library's fault is gone; {workaround} may go\n")
-
-    return say
-
-
-@pytest.fixture(scope="module")
-def bases(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Saved SID base models, tied and untied."""
-    root = tmp_path_factory.mktemp("bases")
-    for tied in (True, False):
-        llm = save_llm(root / f"llm{tied}", world, "qwen3", LLAMA, tie_word_embeddings=tied)
-        config = pretrain_config(
-            base={"name": str(llm)}, trainer={"num_train_epochs": 0}, validation_queries=0
-        )
-        pretrain(config, world.corpus, world.sids, root / str(tied))
-    return {tied: root / str(tied) for tied in (True, False)}
-
-
-def opened(path: Path) -> tuple[Any, Any, Any]:
-    model, tokenizer = load_base(path)
-    return model.eval(), tokenizer, load_vocabulary(path)
-
-
-def move(model: Any) -> None:
-    """As training would: every trained parameter somewhere else."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter))
-
-
-# 1 (training-and-ranking 2.4): trl copies an adapter as the reference by names that contain
-# ".default.", which the trained token rows do not, so that the reference has untrained rows.
-# When it goes: `SidDpoTrainer.__init__` need not delete trl's "ref", and `holding` may become it.
-def test_the_reference_has_the_trained_rows(
-    bases: dict[bool, Path], tmp_path: Path, note: Note
-) -> None:
-    model, tokenizer, vocabulary = opened(bases[False])
-    wrapped = add_lora(model, vocabulary, LORA)
-    move(wrapped)
-    ids = torch.tensor([vocabulary.new_token_ids])
-    with torch.no_grad():
-        before = wrapped(input_ids=ids).logits
-        start = trained_weights(wrapped)
-        move(wrapped)
-        assert not torch.allclose(wrapped(input_ids=ids).logits, before)
-        with holding(wrapped, start):
-            assert torch.equal(wrapped(input_ids=ids).logits, before)
-
-    pairs = Dataset.from_dict({"prompt": ["<i0_1>"], "chosen": ["<i1_1>"], "rejected": ["<i1_2>"]})
-    args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
-    trainer = DPOTrainer(wrapped, args=args, train_dataset=pairs, processing_class=tokenizer)
-    adapter = trainer.model.get_input_embeddings().token_adapter.trainable_tokens_delta
-    copied = "ref" in adapter and torch.equal(adapter["ref"], adapter["default"])
-    note(not copied, "SidDpoTrainer deleting trl's reference adapter")
-
-
-# 2: trl's fused head reads `.bias` of an output layer whose token rows are trained, and peft's
-# wrapper has none: AttributeError. When it goes: the last lines of `add_lora`.
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_wrapped_head_has_a_bias_to_read(bases: dict[bool, Path], note: Note, tied: bool) -> None:
-    model, _, vocabulary = opened(bases[tied])
-    assert add_lora(model, vocabulary, LORA).get_output_embeddings().bias is None
-    model, _, vocabulary = opened(bases[tied])
-    new = vocabulary.new_token_ids
-    indices = new if tied else {"embed_tokens": new, "lm_head": new}
-    plain = get_peft_model(model, LoraConfig(**LORA, trainable_token_indices=indices))
-    note(not hasattr(plain.get_output_embeddings(), "bias"), "setting head.bias in add_lora")
+pytestmark = WARNINGS
+bases = pytest.fixture(saved_bases, scope="module")
+note = pytest.fixture(said_if_gone)
 
 
 # 2b (peft #3649): the wrapper multiplies by the merged weight and leaves out the head's bias.
@@ -146,6 +69,34 @@ def test_both_sides_of_an_untied_model_train(bases: dict[bool, Path], note: Note
     note(sides(plain) == 1, "naming both matrices in add_lora")
 
 
+# 4: LoRA alone leaves the rows of new tokens as they were set, however long it trains.
+# When it goes: nothing; it is the meaning of LoRA, which `add_lora` adds the token rows to.
+def test_the_rows_of_new_tokens_train(
+    world: World, bases: dict[bool, Path], tmp_path: Path, note: Note
+) -> None:
+    def moved(wrapped: Any, new: list[int]) -> list[list[int]]:
+        """The rows of both matrices that differ after a step on all new tokens."""
+        sides = ("get_input_embeddings", "get_output_embeddings")
+        before = [getattr(wrapped, side)().weight.detach().clone() for side in sides]
+        ids = torch.tensor([[*new, new[0]]])
+        optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=1.0)
+        wrapped(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        merged = wrapped.merge_and_unload()
+        after = [getattr(merged, side)().weight for side in sides]
+        changed = [(a != b).any(1) for a, b in zip(after, before, strict=True)]
+        return [rows.nonzero().flatten().tolist() for rows in changed]
+
+    model, _, vocabulary = opened(bases[False])
+    new = vocabulary.new_token_ids
+    assert moved(add_lora(model, vocabulary, LORA), new) == [list(new), list(new)]
+    plain, tokenizer, new = plain_llm(world, tmp_path / "llm")
+    plain.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    note(
+        moved(get_peft_model(plain, LoraConfig(**LORA)), new) == [[], []], "token rows in add_lora"
+    )
+
+
 # 5: modules_to_save of both matrices of a tied model unties it (peft 0.21 warns of it).
 # When it goes: nothing; we train token rows instead, which this asserts.
 def test_a_tied_model_stays_tied(bases: dict[bool, Path], note: Note) -> None:
@@ -163,17 +114,6 @@ def test_a_tied_model_stays_tied(bases: dict[bool, Path], note: Note) -> None:
     plain = get_peft_model(model, LoraConfig(**LORA, modules_to_save=both))
     move(plain)
     note(not tied(plain), "the advice against modules_to_save")
-
-
-def plain_llm(world: World, path: Path, **options: Any) -> tuple[Any, Any, list[int]]:
-    """A model resized in memory, as most examples do it."""
-    llm = save_llm(path, world, "llama", LLAMA | options, tie_word_embeddings=False)
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(llm),
-        AutoTokenizer.from_pretrained(llm),
-    )
-    vocabulary = add_sid_tokens(tokenizer, world.sids)
-    return model, tokenizer, vocabulary.new_token_ids
 
 
 # 6: mean_resizing (the default) scales the covariance by 1e-9, so that all new rows are the same.
@@ -212,22 +152,6 @@ def test_spare_rows_of_a_checkpoint_are_set_too(world: World, tmp_path: Path, no
     note(bool(old), "setting the rows of spare tokens")
 
 
-# 8: DPO and GRPO load the reference from config._name_or_path, which for a model resized in memory
-# is the checkpoint without the new rows. When it goes: nothing; saving the base once stays right.
-def test_the_path_of_a_base_model_has_its_rows(
-    world: World, bases: dict[bool, Path], tmp_path: Path, note: Note
-) -> None:
-    model, _, _ = opened(bases[True])
-    again = AutoModelForCausalLM.from_pretrained(model.config._name_or_path)
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name])
-    plain, tokenizer, _ = plain_llm(world, tmp_path / "llm")
-    plain.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    loaded = AutoModelForCausalLM.from_pretrained(plain.config._name_or_path)
-    short = loaded.get_input_embeddings().weight.shape[0] < len(tokenizer)
-    note(short, "saving the base model before training")
-
-
 # 9: on a model resized in memory peft saves both whole matrices with the adapter.
 # When it goes: nothing; saving the base once stays right.
 def test_an_adapter_holds_lora_and_token_rows_only(
@@ -250,16 +174,27 @@ def test_an_adapter_holds_lora_and_token_rows_only(
     note(bloated, "saving the base model before training")
 
 
-# 14: defaults of trl that bite: bf16 and activation checkpointing are on, and rows are cut at
-# max_length 1024 from the end, where the target is. When it goes: these entries of
-# `trainer_arguments`, and the max_length of `sft`.
-def test_trainers_do_not_cut_rows_or_assume_an_accelerator(tmp_path: Path, note: Note) -> None:
-    config = sft_config(**one_step())
-    options = trainer_arguments(config, {}, tmp_path, 0)
-    ours = SFTConfig(**{"max_length": None, **options})
-    assert (ours.max_length, ours.bf16, ours.activation_checkpointing) == (None, False, False)
-    fields = {field.name: field.default for field in dataclasses.fields(SFTConfig)}
-    cut = fields["max_length"] is not None
-    note(cut, "max_length: None in sft")
-    plain = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
-    note(bool(plain.gradient_checkpointing), "activation_checkpointing in trainer_arguments")
+# 11: an adapter does not know its base; on the checkpoint without the new rows it fails with a
+# size or an index. When it goes (it will not): base.json and the check of `load_generator`.
+def test_an_adapter_finds_its_base_and_refuses_others(
+    world: World, bases: dict[bool, Path], tmp_path: Path, note: Note
+) -> None:
+    out, llm = tmp_path / "lm", bases[True].parent / "llmTrue"
+    sft(sft_config(**one_step()), bases[True], world.corpus, world.sids, out)
+    generator = load_generator(out, world.sids)
+    saved = load_file(out / "adapter" / "adapter_model.safetensors")
+    (rows,) = (weight for name, weight in saved.items() if "trainable_tokens" in name)
+    head = generator.model.get_output_embeddings().token_adapter.get_merged_weights(["default"])
+    assert torch.equal(head[generator.vocabulary.new_token_ids], rows)
+    for base, error, text in (
+        (bases[False], ValueError, "train the adapter again on this base"),
+        (llm, FileNotFoundError, "base_model"),
+    ):
+        (out / "base.json").write_text(json.dumps({"path": os.path.relpath(base, out)}))
+        with pytest.raises(error, match=text):
+            load_generator(out, world.sids)
+    short = AutoModelForCausalLM.from_pretrained(llm)
+    broken = fails(
+        lambda: PeftModel.from_pretrained(short, out / "adapter"), RuntimeError, IndexError
+    )
+    note(broken, "base.json")
