@@ -111,7 +111,7 @@ def test_mistakes_are_one_message(
     mistakes = {
         ("export", tmp_path / "nothing"): "no 'corpus' artifact here",
         ("export", run, "--method", "tiger"): "no 'semantic_ids' artifact here",
-        ("export", tmp_path / "run"): "--method das: ",
+        ("export", tmp_path / "run"): "bases/das: no 'base_model' artifact here",
         ("export", run, "--out", tmp_path / "taken"): "choose another folder",
         ("export", run, "--dtype", "int3", "--out", tmp_path / "out"): "export.dtype: expected",
         ("export", run, "--public", "--out", tmp_path / "out"): "add --push REPO_ID",
