@@ -1,5 +1,6 @@
 """The generator's section of the run config: one generator, or several variants to compare."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import model_validator
@@ -55,6 +56,14 @@ class GeneratorConfig(StageConfig):
     def asks_ranker(self) -> bool:
         """Whether a CTR model's scores are part of its reward."""
         return isinstance(self.align, GrpoConfig) and self.align.rewards.ranker != 0
+
+
+def chain_of(variant: str, generators: Mapping[str, GeneratorConfig]) -> list[str]:
+    """A generator and those that it starts from, the last one first."""
+    chain = [variant]
+    while (config := generators.get(chain[-1])) is not None and config.after is not None:
+        chain.append(config.after)
+    return chain
 
 
 def check_chain(main: GeneratorConfig | None, others: dict[str, GeneratorConfig]) -> None:

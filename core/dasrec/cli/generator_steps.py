@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dasrec.cli.generator_config import MAIN, GeneratorConfig
+from dasrec.cli.generator_config import MAIN, GeneratorConfig, chain_of
 from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.corpus import Corpus
 from dasrec.core.semantic_ids import SemanticIds
@@ -91,11 +91,8 @@ class GeneratorSteps:
 
     def asks_ranker(self, chosen: list[str]) -> bool:
         """Whether a chosen variant, or one that it starts from, is rewarded by the CTR model."""
-        chain = list(chosen)
-        for variant in chain:  # grows while it is read
-            start = self.generators[variant].after
-            chain += [] if start is None or start in chain else [start]
-        return any(self.generators[variant].asks_ranker for variant in chain)
+        chains = (chain_of(variant, self.generators) for variant in chosen)
+        return any(self.generators[name].asks_ranker for chain in chains for name in chain)
 
     def path(self, variant: str) -> Path:
         """The model that a variant ends with."""

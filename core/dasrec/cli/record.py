@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dasrec.cli.generator_config import MAIN
+from dasrec.cli.generator_config import MAIN, chain_of
 from dasrec.cli.generator_steps import FOLDERS, full_name, split_name
 from dasrec.cli.pipeline import Run
 from dasrec.cli.summary import ranker_manifests
@@ -86,17 +86,9 @@ def _config_sha256(run: Run, method: str) -> str:
     config = run.config.as_json()
     own, variant = split_name(method.removesuffix("_ranked"))
     config["tokenizers"] = {k: v for k, v in config["tokenizers"].items() if k == own}
-    kept = _chain(run, variant)
+    kept = chain_of(variant or MAIN, run.config.all_generators)
     config["generators"] = {k: v for k, v in config["generators"].items() if k in kept}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _chain(run: Run, variant: str) -> list[str]:
-    """A generator ("" is the main one) and those that it starts from, the last one first."""
-    chain = [variant or MAIN]
-    while (config := run.config.all_generators.get(chain[-1])) and config.after:
-        chain.append(config.after)
-    return chain
 
 
 def _seconds_of(run: Run, method: str) -> dict[str, float]:
@@ -105,7 +97,7 @@ def _seconds_of(run: Run, method: str) -> dict[str, float]:
     generators = run.config.all_generators
     models = {
         f"{FOLDERS[stage]}/{full_name(tokenizer, name)}"
-        for name in _chain(run, variant)
+        for name in chain_of(variant or MAIN, generators)
         if name in generators
         for stage in generators[name].stages
     }
