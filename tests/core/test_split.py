@@ -141,3 +141,11 @@ def test_leave_one_out_with_few_validation_users() -> None:
     assert split.tolist() == [0, 0, 1, 2, 0, 0, 0, 0, 1, 2, 0, 0, 2]
     with pytest.raises(ValueError, match="valid_users belongs to method: leave_one_out"):
         SplitConfig(method="column", valid_users=5)
+
+
+def test_names_of_a_split_column() -> None:
+    config = SplitConfig(method="column", names={"val": "valid", "late": "test", "old": "train"})
+    assert config.parts == {"val": 1, "late": 2, "old": 0}
+    assert SplitConfig(method="column").parts == {"train": 0, "valid": 1, "test": 2}
+    with pytest.raises(ValueError, match="names belongs to method: column"):
+        SplitConfig(names={"val": "valid"})

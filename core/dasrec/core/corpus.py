@@ -51,6 +51,10 @@ class Impressions(NamedTuple):
     history_end: Int64s
     """(M,) the user's history before the exposure is `interactions[user_start[u]:history_end]`."""
 
+    def take(self, rows: npt.NDArray[np.bool_] | Int64s) -> "Impressions":
+        """Some rows of every column."""
+        return Impressions(*(column[rows] for column in self))
+
 
 @dataclass(frozen=True)
 class Corpus:

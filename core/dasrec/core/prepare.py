@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import model_validator
 
 from dasrec.core.artifacts import Manifest, check_free, file_sha256, write_artifact
+from dasrec.core.cold import draw_cold, drop_cold_impressions, drop_cold_training
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import Corpus, load_corpus, save_corpus_payload
 from dasrec.core.events import describe, index_events, make_impressions
@@ -163,11 +164,17 @@ def prepare(
     split = split_interactions(
         events.user, events.timestamp, user_start, cuts, events.split, config.split.valid_users
     )
+    cold = draw_cold(config.split.cold_items, len(items), seed)
+    if cold is not None:
+        events, split = drop_cold_training(events, split, cold)
+        user_start = np.searchsorted(events.user, np.arange(len(users) + 1)).astype(np.int64)
     impressions = None
     if config.positive_label is not None:
         exposures = index_events(log, users, items)
         dropped["impressions"] = len(log) - len(exposures.user)
         impressions = make_impressions(events, exposures, split, len(users), cuts)
+        if cold is not None:
+            impressions = drop_cold_impressions(impressions, cold)
     metrics = describe(events, user_start, split, len(items), impressions) | {"dropped": dropped}
     logger.info("prepare: %s", metrics)
 
@@ -200,7 +207,7 @@ def _read(
     config: PrepareConfig, data_dir: Path, dropped: dict[str, int]
 ) -> tuple[pl.DataFrame, pl.DataFrame | None, pl.DataFrame | None]:
     """The log without repeats and unknown ids, and the tables of users and items."""
-    log = read_log(config.interactions, data_dir, config.positive_label)
+    log = read_log(config.interactions, data_dir, config.positive_label, config.split.parts)
     keep_first = config.repeated_ids == "first"
     entities: dict[str, pl.DataFrame] = {}
     for key, table in (("user_id", config.users), ("item_id", config.items)):

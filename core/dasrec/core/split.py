@@ -45,11 +45,25 @@ class SplitConfig(StageConfig):
     test_from: Cut | None = None
     """global_time: first moment of test."""
 
+    names: dict[str, Literal["train", "valid", "test"]] = Field(default_factory=dict)
+    """column: what the log calls train, valid and test, where it has other names for them."""
+
+    cold_items: float | None = Field(default=None, gt=0, lt=1)
+    """This share of the items, drawn at random, loses its training events: what valid and test
+    then hold of them shows how new items fare. None: no item is made new."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Number of each value of a split column."""
+        return {name: SPLITS[part] for name, part in self.names.items()} or dict(SPLITS)
+
     @model_validator(mode="after")
     def _check(self) -> "SplitConfig":
         cuts = (self.valid_from, self.test_from)
         if self.valid_users is not None and self.method != "leave_one_out":
             raise ValueError("valid_users belongs to method: leave_one_out")
+        if self.names and self.method != "column":
+            raise ValueError("names belongs to method: column")
         if self.method != "global_time":
             if cuts != (None, None):
                 raise ValueError("valid_from and test_from belong to method: global_time")

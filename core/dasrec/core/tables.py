@@ -1,5 +1,6 @@
 """Raw tables in one checked form: the log, and the tables of items and users."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,19 @@ OPTIONAL = ("label", "order", "split")
 """Columns of the log; the optional ones are read only when they are mapped."""
 
 
-def read_log(table: TableConfig, data_dir: Path, positive_label: float | None) -> pl.DataFrame:
+def read_log(
+    table: TableConfig,
+    data_dir: Path,
+    positive_label: float | None,
+    parts: Mapping[str, int] = SPLITS,
+) -> pl.DataFrame:
     """Read and check the log.
 
     Args:
         table: where it is.
         data_dir: what its path is relative to.
         positive_label: rows with a label >= this are positive; None: every row is.
+        parts: number of each value of a mapped split column.
 
     Returns:
         row (in the file, from 0), user_id and item_id (Enum of the sorted ids), time_us, key
@@ -49,7 +56,7 @@ def read_log(table: TableConfig, data_dir: Path, positive_label: float | None) -
     if positive_label is not None:
         log["positive"] = columns.numbers(raw, names["label"], where) >= positive_label
     if "split" in names:
-        log["split"] = columns.choices(raw, names["split"], SPLITS, where)
+        log["split"] = columns.choices(raw, names["split"], parts, where)
     return pl.DataFrame(log)
 
 
