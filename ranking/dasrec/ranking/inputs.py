@@ -1,0 +1,147 @@
+"""What a backbone gets: every feature embedded, and the history ready to be attended to.
+
+Shape letters: B batch, T history length, U, I and X fields of user and context, of the item, and
+crossed, D embedding width, N numbers, E width of a history element, L levels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dasrec.ranking.embedding import SideEmbedding, embedding_table
+from dasrec.ranking.features import FeatureConfig, FeatureSchema
+from dasrec.ranking.rows import Batch
+from dasrec.ranking.tables import FeatureTables, cross_rows
+
+
+class Inputs(NamedTuple):
+    """Embedded features of a batch; all fields have one width, so that they can be crossed."""
+
+    user_BUD: Tensor
+    """(B, U, D) fields of the user and of the context."""
+    item_BID: Tensor
+    """(B, I, D) fields of the item."""
+    cross_BXD: Tensor
+    """(B, X, D) user prefix x item prefix."""
+    dense_BN: Tensor
+    """(B, N) standardised numbers, history length, match counts and cosines."""
+    target_BE: Tensor
+    """(B, E) the item as the attention compares it."""
+    history_BTE: Tensor
+    """(B, T, E) the history, likewise, oldest first."""
+    same_BTL: Tensor
+    """(B, T, L) 1 where an item of the history has the target's prefix of length l + 1."""
+    real_BT: Tensor
+    """(B, T) False at padding (on the left)."""
+
+
+class FeatureEmbedding(nn.Module):
+    """Rows to `Inputs`. A part exists only where its switch and its data do."""
+
+    num_user_fields: int
+    """U."""
+    num_item_fields: int
+    """I."""
+    num_cross_fields: int
+    """X."""
+    num_dense: int
+    """N."""
+    history_dim: int
+    """E; 0 = nothing to attend to."""
+    num_levels: int
+    """L of `same_BTL`; 0 = prefixes are not matched."""
+
+    def __init__(
+        self, config: FeatureConfig, schema: FeatureSchema, tables: FeatureTables, dim: int
+    ) -> None:
+        """Make the embeddings.
+
+        Args:
+            config: which features.
+            schema: their vocabularies.
+            tables: kept as (unsaved) lookup buffers.
+            dim: D.
+        """
+        super().__init__()
+        self.hash_size, self.max_history = config.hash_size, config.max_history
+        self.user = SideEmbedding("user", config, schema, tables.users, dim)
+        self.item = SideEmbedding("item", config, schema, tables.items, dim)
+        self.num_levels = len(schema.item_levels) if config.sid_match else 0
+        levels = min(tables.users.hashes.shape[1], tables.items.hashes.shape[1])
+        self.num_cross_fields = min(levels, config.sid_cross)
+        self.cross = embedding_table(config.hash_size, dim) if self.num_cross_fields else None
+        self.similar = config.sid_similarity and bool(schema.item_levels)
+        self.shared_space = schema.shared_space
+        self.num_user_fields = self.user.num_fields
+        self.num_item_fields = self.item.num_fields
+        self.num_dense = 1 + 2 * self.num_levels + self.similar * (1 + schema.shared_space)
+        self.history_dim = self.item.sequence_dim
+        self.distinct_items = True
+        """Embed an item that is in many histories of the batch only once. Faster, but the shapes
+        then depend on the values: switch it off to export the model."""
+
+    def forward(self, batch: Batch) -> Inputs:
+        """Look up and embed."""
+        real_BT = batch.history_BT > 0
+        keys_IL = self.item.rows.keys[:, : self.num_levels]
+        target_BL, history_BTL = keys_IL[batch.item_B], keys_IL[batch.history_BT]
+        same_BTL = ((history_BTL == target_BL[:, None, :]) & (history_BTL > 0)).float()
+        target_BE, history_BTE = self._sequence(batch.item_B, batch.history_BT)
+        return Inputs(
+            self.user(batch.user_B),
+            self.item(batch.item_B),
+            self._crosses(batch.user_B, batch.item_B),
+            self._dense(batch, same_BTL, real_BT),
+            target_BE,
+            history_BTE,
+            same_BTL,
+            real_BT,
+        )
+
+    def auxiliary_loss(self, batch: Batch) -> Tensor:
+        """Scalar to add to the training loss; 0 where no feature needs one."""
+        return self.item.rows.vectors.new_zeros(())
+
+    def _sequence(self, item_B: Tensor, history_BT: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.distinct_items:
+            return self.item.sequence(item_B), self.item.sequence(history_BT)
+        seen = torch.zeros(len(self.item.rows.id), dtype=torch.bool, device=item_B.device)
+        seen[item_B] = True
+        seen[history_BT.flatten()] = True
+        distinct_N = seen.nonzero().squeeze(1)
+        place = seen.cumsum(0) - 1
+        embedded_NE = self.item.sequence(distinct_N)
+        return F.embedding(place[item_B], embedded_NE), F.embedding(place[history_BT], embedded_NE)
+
+    def _crosses(self, user_B: Tensor, item_B: Tensor) -> Tensor:
+        if self.cross is None:
+            return self.item.rows.vectors.new_zeros(len(item_B), 0, self.item.dim)
+        rows = cross_rows(
+            self.user.rows.hashes[user_B, : self.num_cross_fields],
+            self.item.rows.hashes[item_B, : self.num_cross_fields],
+            self.hash_size,
+        )
+        embedded_BXD: Tensor = self.cross(rows)
+        return embedded_BXD
+
+    def _dense(self, batch: Batch, same_BTL: Tensor, real_BT: Tensor) -> Tensor:
+        scale = math.log1p(self.max_history)
+        length_B1 = real_BT.sum(1, keepdim=True).float()
+        count_BL = same_BTL.sum(1)
+        parts = [length_B1.log1p() / scale, count_BL.log1p() / scale, (count_BL > 0).float()]
+        if self.similar:
+            vector_BD = self.item.rows.vectors[batch.item_B]
+            history_BD = self._mean_vector(batch.history_BT, length_B1)
+            parts.append((vector_BD * history_BD).sum(1, keepdim=True))
+            if self.shared_space:
+                user_BD = self.user.rows.vectors[batch.user_B]
+                parts.append((vector_BD * user_BD).sum(1, keepdim=True))
+        return torch.cat(parts, dim=1)
+
+    def _mean_vector(self, history_BT: Tensor, length_B1: Tensor) -> Tensor:
+        # padding has the zero vector
+        summed_BD = F.embedding_bag(history_BT, self.item.rows.vectors, mode="sum")
+        return summed_BD / length_B1.clamp(min=1)
