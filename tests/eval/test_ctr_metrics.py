@@ -106,3 +106,54 @@ def test_a_million_rows_take_seconds() -> None:
     began = time.perf_counter()
     m.user_aucs(user, label, score)
     assert time.perf_counter() - began < 10  # 0.5 s on two idle cores
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_weights_equal_sklearn_and_repeated_rows(seed: int) -> None:
+    user, label, score = sample(900, 60, seed)
+    weight = np.random.default_rng(seed).integers(1, 5, 900)
+    probability = 1 / (1 + np.exp(-score))
+    assert m.auc(label, score, weight) == pytest.approx(
+        roc_auc_score(label, score, sample_weight=weight), abs=1e-12
+    )
+    assert m.logloss(label, score, weight) == pytest.approx(
+        log_loss(label, probability, sample_weight=weight), abs=1e-12
+    )
+    weighted = m.ctr_report(user, label, score, weight)
+    repeated = m.ctr_report(*(np.repeat(column, weight) for column in (user, label, score)))
+    same = ("auc", "gauc", "uauc", "logloss", "ne", "pcoc", "num_users", "num_users_dropped")
+    for name in same:
+        assert weighted[name] == pytest.approx(repeated[name], abs=1e-12), name
+    got = m.user_aucs(user, label, score, weight)
+    for group, value, total in zip(got.users, got.aucs, got.weights, strict=True):
+        mine = user == group
+        expected = roc_auc_score(label[mine], score[mine], sample_weight=weight[mine])
+        assert value == pytest.approx(expected, abs=1e-12)
+        assert total == weight[mine].sum()
+
+
+def test_weighted_ece_of_two_bins() -> None:
+    label, probability, weight = [0, 1, 1, 0], [0.2, 0.2, 0.8, 0.8], [3.0, 1.0, 2.0, 2.0]
+    # half of the mass 8 in each bin: |3 * 0.2 - 0.8| = 0.2 and |2 * 0.8 - 2 * 0.2| = 1.2
+    assert m.ece(label, probability, 2, weight) == pytest.approx((0.2 + 1.2) / 8)
+    assert m.pcoc(label, probability, weight) == pytest.approx((4 * 0.2 + 4 * 0.8) / 3)
+
+
+def test_normalized_entropy_by_hand() -> None:
+    label = [1, 0, 0, 0]
+    assert m.normalized_entropy(label, np.full(4, np.log(1 / 3))) == pytest.approx(1)
+    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert m.normalized_entropy(label, np.zeros(4)) == pytest.approx(np.log(2) / entropy)
+    assert np.isnan(m.normalized_entropy([1, 1], [0.1, 0.2]))
+
+
+def test_no_figure_depends_on_the_order_of_rows() -> None:
+    user, label, score = sample(500, 40, 5)
+    order = np.random.default_rng(0).permutation(500)
+    one = m.ctr_report(user, label, score)
+    assert m.ctr_report(user[order], label[order], score[order]) == pytest.approx(one, abs=1e-12)
+
+
+def test_refuses_weights_that_are_not_positive() -> None:
+    with pytest.raises(ValueError, match="weights must be > 0"):
+        m.logloss([0, 1], [0.1, 0.2], [1.0, 0.0])
