@@ -132,8 +132,7 @@ def test_match_counts_equal_brute_force(small: Any) -> None:
     rows = to_tensors(impression_rows(small.corpus, "test"), CPU)
     batch = HistorySource(small.corpus, 12, CPU).batch(rows.user_M, rows.item_M, rows.end_M)
     seen: list[torch.Tensor] = []
-    assert model.attention is not None
-    handle = model.attention.register_forward_hook(lambda _, inputs, __: seen.append(inputs[2]))
+    handle = model.embedding.register_forward_hook(lambda _, __, got: seen.append(got.same_BTL))
     model(batch)
     handle.remove()
     counts = seen[0].sum(1)
@@ -182,7 +181,7 @@ def test_model_without_semantic_ids_has_no_table_for_them(small: Any) -> None:
     tables = build_tables(config, schema, small.corpus, None)
     model = CtrModel(ModelConfig(), config, schema, tables)
     names = " ".join(dict(model.named_parameters()))
-    assert not any(word in names for word in ("levels", "prefixes", "cross_table", "same"))
+    assert not any(word in names for word in ("levels", "prefixes", "embedding.cross", "same"))
 
 
 def test_prefix_keys_and_hashes(small: Any) -> None:

@@ -13,8 +13,9 @@ from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.config import build_config
 from dasrec.core.corpus import Corpus, Int64s
 from dasrec.core.semantic_ids import SemanticIds
+from dasrec.ranking.backbones import ModelConfig
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
-from dasrec.ranking.model import CtrModel, ModelConfig
+from dasrec.ranking.model import CtrModel
 from dasrec.ranking.rows import HistorySource
 from dasrec.ranking.tables import FeatureTables, build_tables
 

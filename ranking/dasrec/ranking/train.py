@@ -24,8 +24,9 @@ from dasrec.core.seeding import derive_seed, seed_everything
 from dasrec.core.semantic_ids import SemanticIds
 from dasrec.core.training import fit
 from dasrec.eval.ctr_metrics import auc, ctr_report, logloss, user_aucs
+from dasrec.ranking.backbones import ModelConfig
 from dasrec.ranking.features import FeatureConfig, build_schema
-from dasrec.ranking.model import CtrModel, ModelConfig
+from dasrec.ranking.model import CtrModel
 from dasrec.ranking.negatives import NegativesConfig, rows_of
 from dasrec.ranking.ranker import Ranker, default_device
 from dasrec.ranking.rows import HistorySource, Rows, RowTensors, to_tensors

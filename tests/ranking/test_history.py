@@ -1,9 +1,10 @@
-"""Attention, cross network and prefix matching against plain loops."""
+"""Pooling of the history against plain loops."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dasrec.ranking.layers import CrossNetwork, TargetAttention, prefix_matches
+from dasrec.ranking.history import HistoryPooling, TargetAttention
+from dasrec.ranking.inputs import Inputs
 
 
 def attend_one(layer: TargetAttention, target: Tensor, history: Tensor, same: Tensor) -> Tensor:
@@ -40,20 +41,15 @@ def test_attention_equals_a_loop_and_ignores_padding() -> None:
     assert (got[2] == 0).all()
 
 
-def test_cross_network_equals_its_formula() -> None:
+def test_the_mean_leaves_padding_out_and_makes_one_field_per_width() -> None:
     torch.manual_seed(0)
-    layer = CrossNetwork(4, 2)
-    x0 = torch.randn(3, 4)
-    first, second = layer.layers
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
-    x1 = x0 * (x0 @ first.weight.T + first.bias) + x0
-    x2 = x0 * (x1 @ second.weight.T + second.bias) + x1
-    torch.testing.assert_close(layer(x0), x2)
-
-
-def test_prefix_matches_leave_padding_out() -> None:
-    target = torch.tensor([[1, 4]])
-    history = torch.tensor([[[0, 0], [1, 3], [1, 4], [2, 5]]])
-    assert prefix_matches(target, history).tolist() == [[[0, 0], [1, 0], [1, 1], [0, 0]]]
-    assert prefix_matches(torch.zeros(1, 2, dtype=torch.long), history)[0, 0].tolist() == [0, 0]
+    history_BTE, lengths = torch.randn(3, 4, 6), [4, 1, 0]
+    real_BT = torch.arange(4) >= 4 - torch.tensor(lengths)[:, None]
+    user_BUD, none = torch.randn(3, 2, 3), torch.zeros(3, 0)
+    inputs = Inputs(user_BUD, torch.randn(3, 5, 3), none, none, none, history_BTE, none, real_BT)
+    got = HistoryPooling(None)(inputs)
+    torch.testing.assert_close(got.user_BUD[:, :2], user_BUD)
+    for row, length in enumerate(lengths):
+        items = history_BTE[row, 4 - length :]
+        mean = items.sum(0) / max(length, 1)
+        torch.testing.assert_close(got.user_BUD[row, 2:].flatten(), mean)
