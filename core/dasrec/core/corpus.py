@@ -50,10 +50,21 @@ class Impressions(NamedTuple):
     split: npt.NDArray[np.int8]
     history_end: Int64s
     """(M,) the user's history before the exposure is `interactions[user_start[u]:history_end]`."""
+    context: pl.DataFrame = pl.DataFrame()
+    """(M rows) further columns of the log; no columns where it has none."""
 
     def take(self, rows: npt.NDArray[np.bool_] | Int64s) -> "Impressions":
         """Some rows of every column."""
-        return Impressions(*(column[rows] for column in self))
+        arrays = (getattr(self, name)[rows] for name in _IMPRESSION_ARRAYS)
+        return Impressions(*arrays, context=take_rows(self.context, rows))
+
+
+_IMPRESSION_ARRAYS = tuple(name for name in Impressions._fields if name != "context")
+
+
+def take_rows(frame: pl.DataFrame, rows: npt.NDArray[np.bool_] | Int64s) -> pl.DataFrame:
+    """Some rows of a frame, which may have no columns (and then no rows either)."""
+    return frame[np.arange(len(frame))[rows]] if frame.width else frame
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,11 @@ def load_corpus(path: str | Path) -> Corpus:
 
     impressions = None
     if (path / "impressions.user_idx.npy").exists():
-        impressions = Impressions(*(column(f"impressions.{f}") for f in Impressions._fields))
+        arrays = (column(f"impressions.{name}") for name in _IMPRESSION_ARRAYS)
+        context = path / "impressions.context.parquet"
+        impressions = Impressions(
+            *arrays, context=pl.read_parquet(context) if context.exists() else pl.DataFrame()
+        )
     return Corpus(
         path=path,
         manifest=manifest,
@@ -209,7 +224,9 @@ def save_corpus_payload(
         "user_start": user_start,
     }
     if impressions is not None:
-        columns |= {f"impressions.{k}": v for k, v in impressions._asdict().items()}
+        columns |= {f"impressions.{k}": getattr(impressions, k) for k in _IMPRESSION_ARRAYS}
+        if impressions.context.width:
+            impressions.context.write_parquet(path / "impressions.context.parquet")
     for name, values in columns.items():
         np.save(path / f"{name}.npy", values)
     users.write_parquet(path / "users.parquet")

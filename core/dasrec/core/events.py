@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from dasrec.core.columns import US
-from dasrec.core.corpus import SPLITS, Impressions
+from dasrec.core.corpus import SPLITS, Impressions, take_rows
 from dasrec.core.split import Cuts, split_global_time
-from dasrec.core.tables import look_up
+from dasrec.core.tables import CONTEXT, look_up
 
 Ints = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
@@ -30,6 +30,20 @@ class Events(NamedTuple):
     positive: npt.NDArray[np.bool_]
     split: Int8s | None
     """As given in the log."""
+    context: pl.DataFrame
+    """The log's kept columns under their own names; no columns = none kept."""
+
+    def take(self, rows: npt.NDArray[np.bool_] | Ints) -> "Events":
+        """Some rows of every column."""
+        return Events(
+            self.user[rows],
+            self.item[rows],
+            self.timestamp[rows],
+            self.key[rows],
+            self.positive[rows],
+            None if self.split is None else self.split[rows],
+            take_rows(self.context, rows),
+        )
 
 
 def index_events(log: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> Events:
@@ -45,6 +59,11 @@ def index_events(log: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) ->
         log["key"].to_numpy(),
         log["positive"].to_numpy(),
         log["split"].to_numpy() if "split" in log.columns else None,
+        log.select(
+            pl.col(name).alias(name.removeprefix(CONTEXT))
+            for name in log.columns
+            if name.startswith(CONTEXT)
+        ),
     )
 
 
@@ -94,6 +113,7 @@ def make_impressions(
         exposures.positive.astype(np.float32),
         split_M,
         history_end.astype(np.int64),
+        exposures.context,
     )
 
 

@@ -92,6 +92,18 @@ class PrepareConfig(StageConfig):
                 f"interactions.columns: known are {', '.join((*REQUIRED, *OPTIONAL))}, "
                 f"got {', '.join(sorted(unknown))}"
             )
+        keep = self.interactions.keep or ()
+        if keep and self.positive_label is None:
+            raise ValueError(
+                f"interactions.keep: columns of labelled impressions, got {', '.join(keep)} but no "
+                "positive_label; give it, or remove keep"
+            )
+        taken = {*REQUIRED, *OPTIONAL, *self.interactions.columns.values()}
+        if reserved := [name for name in keep if name in taken]:
+            raise ValueError(
+                f"interactions.keep: {', '.join(reserved)} is read for another purpose already; "
+                "remove it, or write it to the file under another name too"
+            )
         if ("split" in self.interactions.columns) != (self.split.method == "column"):
             raise ValueError(
                 "interactions.columns.split and split.method: column belong together, "

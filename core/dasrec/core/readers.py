@@ -48,7 +48,9 @@ class TableConfig(StageConfig):
     timestamp that is not listed keeps its name. In items and users any column can be renamed."""
 
     keep: tuple[str, ...] | None = None
-    """Columns (names in the file) of items or users to keep beside the mapped ones; None: all."""
+    """Columns (names in the file) to keep beside the mapped ones; None: all of items and users,
+    none of interactions. Those of interactions are the context of an impression (device, page):
+    keep only what is known before the label is."""
 
     delimiter: str | None = None
     """Field delimiter of csv (`,`) and tsv (tab), one or more characters (`::`)."""

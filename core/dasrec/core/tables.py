@@ -15,6 +15,10 @@ OPTIONAL = ("label", "order", "split")
 """Columns of the log; the optional ones are read only when they are mapped."""
 
 
+CONTEXT = "context."
+"""Prefix of the columns of the log that are kept for the impressions."""
+
+
 def read_log(
     table: TableConfig,
     data_dir: Path,
@@ -31,8 +35,8 @@ def read_log(
 
     Returns:
         row (in the file, from 0), user_id and item_id (Enum of the sorted ids), time_us, key
-        (what orders a user's events: the order column, else seconds), positive, and split (int8)
-        if one is mapped.
+        (what orders a user's events: the order column, else seconds), positive, split (int8) if
+        one is mapped, and the columns of `table.keep` behind the prefix CONTEXT.
 
     Raises:
         FileNotFoundError: no such file.
@@ -57,7 +61,7 @@ def read_log(
         log["positive"] = columns.numbers(raw, names["label"], where) >= positive_label
     if "split" in names:
         log["split"] = columns.choices(raw, names["split"], parts, where)
-    return pl.DataFrame(log)
+    return pl.DataFrame(log | {CONTEXT + name: raw[name] for name in table.keep or ()})
 
 
 def read_entities(
