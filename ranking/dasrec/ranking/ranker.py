@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
+from scipy.special import expit
 
 from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.config import build_config
@@ -60,6 +61,11 @@ class Ranker:
                 batch = self.source.batch(*(column[part].to(device) for column in columns))
                 logits[part] = self.model(batch).cpu().numpy()
         return logits
+
+    def probability(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Click probabilities of logits, same shape."""
+        probability: npt.NDArray[np.float32] = expit(logits)
+        return probability
 
 
 def load_ranker(path: str | Path, corpus: Corpus, sids: SemanticIds | None) -> Ranker:

@@ -14,7 +14,7 @@ from pydantic import Field
 from dasrec.core import check_free
 from dasrec.core.artifacts import Manifest
 from dasrec.core.config import StageConfig
-from dasrec.core.corpus import SPLITS, Corpus
+from dasrec.core.corpus import SPLITS, Corpus, Int64s
 from dasrec.core.recommendations import (
     Recommendations,
     load_recommendations,
@@ -83,7 +83,9 @@ def rerank(
             f"rerank.generator_weight: {recommendations_path} has no validation queries to choose "
             "it on; generate for the valid split too, or set generator_weight"
         )
-    logits = score_candidates(ranker, candidates, corpus, config.batch_size)
+    logits = score_candidates(
+        ranker, corpus, candidates.queries, candidates.item_idx, config.batch_size
+    )
     weight, metrics = _choose_weight(config, candidates, logits, corpus, valid)
     assert candidates.manifest is not None
     assert ranker.manifest is not None
@@ -106,14 +108,26 @@ def rerank(
 
 
 def score_candidates(
-    ranker: Ranker, candidates: Recommendations, corpus: Corpus, batch_size: int = 8192
+    ranker: Ranker,
+    corpus: Corpus,
+    queries_Q: Int64s,
+    items_QC: npt.NDArray[np.integer],
+    batch_size: int = 8192,
 ) -> Floats:
-    """(Q, C) CTR logits, -inf where there is no candidate."""
-    row, column = np.nonzero(candidates.item_idx >= 0)
-    query = candidates.queries[row]
-    logits = np.full(candidates.item_idx.shape, -np.inf, np.float32)
+    """(Q, C) CTR logits of items given what precedes each query; -inf where there is no item.
+
+    Args:
+        ranker: the model.
+        corpus: the corpus that the queries are rows of.
+        queries_Q: (Q,) interaction rows, see `Corpus.queries`; they need not differ.
+        items_QC: (Q, C) item_idx, -1 where there is none.
+        batch_size: candidates at a time.
+    """
+    row, column = np.nonzero(items_QC >= 0)
+    query = queries_Q[row]
+    logits = np.full(items_QC.shape, -np.inf, np.float32)
     logits[row, column] = ranker.score(
-        corpus.user_idx[query], candidates.item_idx[row, column], query, batch_size
+        corpus.user_idx[query], items_QC[row, column].astype(np.int64), query, batch_size
     )
     return logits
 
