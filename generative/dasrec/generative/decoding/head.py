@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dasrec.generative.decoding.output_rows import Rows, TokenRows
 from dasrec.generative.model.logits import rescale
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,13 @@ Normalize = Literal["level", "full", "trie"]
 `generate` does), or the codes that lead to an existing (and allowed) item."""
 
 _LOGITS_PER_CHUNK = 2**24
-_PROBE_ROWS = 256
 
 
 class LevelHead:
     """Body and per-level output rows of a Hugging Face causal LM, plain or wrapped by PEFT.
+
+    Nothing is copied: the rows are read from the model's weights at each use, so one head serves
+    while they are trained, merged or switched between adapters.
 
     At construction the restricted logits are compared with the model's own on one row. Where they
     differ (an output transformation this class does not know), the full head is used and sliced,
@@ -40,7 +43,7 @@ class LevelHead:
     """
 
     def __init__(self, model: nn.Module, level_token_ids: Sequence[Tensor]) -> None:
-        """Slice the head.
+        """Find the rows of each level; costs two passes over one token per level.
 
         Args:
             model: Any `AutoModelForCausalLM`, or a PeftModel around one; in eval mode.
@@ -62,7 +65,7 @@ class LevelHead:
             embedding_VH: Tensor = base.get_input_embeddings().weight
             self._tokens = [tokens.to(embedding_VH.device) for tokens in level_token_ids]
             self._check_vocabulary(len(embedding_VH))
-            self._rows = self._level_rows(embedding_VH)
+            self._token_rows = [TokenRows(tokens) for tokens in self._tokens]
             self.restricted = self._agrees()
         if not self.restricted:
             logger.warning(
@@ -82,21 +85,44 @@ class LevelHead:
         logits: Tensor = self.model(logits_to_keep=int(last_only), **inputs).logits
         return logits
 
+    def rows(self, level: int) -> Rows | None:
+        """The output layer's rows for the codes of `level` as they are now.
+
+        None for a layer whose rows cannot be read one by one; `logits` then runs it in full.
+        """
+        return self._token_rows[level].of(self._output)
+
     def logits(self, states_RX: Tensor, level: int) -> Tensor:
         """(R, K) float32 logits of the codes of `level`."""
         if not self.restricted:
             return states_RX[..., self._tokens[level]].float()
-        weight_KH, bias_K = self._rows[level]
-        return rescale(F.linear(states_RX.float(), weight_KH, bias_K), self.config)
+        rows = self.rows(level)
+        if rows is None:
+            return self._columns(states_RX, level)
+        return self.logits_by(rows, states_RX)
+
+    def logits_by(self, rows: Rows, states_RX: Tensor) -> Tensor:
+        """(R, K) float32 logits by rows that were read before."""
+        bias = None if rows.bias is None else rows.bias.float()
+        logits = F.linear(states_RX.float(), rows.weight.float(), bias)
+        return rescale(logits, self.config)
 
     def log_normalizer(self, states_RX: Tensor, logits_RK: Tensor, normalize: Normalize) -> Tensor:
         """(R,) float32 log of the sum of exp(logit) over the level's codes or the vocabulary."""
         if normalize != "full":
             return logits_RK.logsumexp(-1)
-        flat = states_RX.reshape(-1, states_RX.shape[-1])
-        rows = max(1, _LOGITS_PER_CHUNK // self._vocab_size)
-        parts = [self._full(chunk).logsumexp(-1) for chunk in torch.split(flat, rows)]
+        parts = [self._full(chunk).logsumexp(-1) for chunk in self._chunks(states_RX)]
         return torch.cat(parts).view(states_RX.shape[:-1])
+
+    def _columns(self, states_RX: Tensor, level: int) -> Tensor:
+        ids = self._tokens[level]
+        parts = [self._full(chunk)[:, ids] for chunk in self._chunks(states_RX)]
+        return torch.cat(parts).view(*states_RX.shape[:-1], len(ids))
+
+    def _chunks(self, states_RX: Tensor) -> Sequence[Tensor]:
+        """Rows whose logits over the vocabulary fit into memory."""
+        rows = max(1, _LOGITS_PER_CHUNK // self._vocab_size)
+        return torch.split(states_RX.reshape(-1, states_RX.shape[-1]), rows)
 
     def _full(self, states_RX: Tensor) -> Tensor:
         if not self.restricted:
@@ -117,30 +143,6 @@ class LevelHead:
                     f"level {level}: token id outside the model's vocabulary of {size}, got"
                     f" {int(tokens.min())}..{int(tokens.max())}; resize the token embeddings"
                 )
-
-    def _level_rows(self, embedding_VH: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Per level the (K, H) weight and (K,) bias of its tokens, float32."""
-        if type(self._output) is nn.Linear:
-            weight_VH, bias_V = self._output.weight, self._output.bias
-            return [
-                (weight_VH[ids].float(), None if bias_V is None else bias_V[ids].float())
-                for ids in self._tokens
-            ]
-        # A wrapped head (LoRA, trained token rows, a saved copy) is still linear in its input, so
-        # its effective rows are its answers to the unit vectors, whatever the wrapper does.
-        unit = torch.eye(
-            embedding_VH.shape[1], dtype=embedding_VH.dtype, device=embedding_VH.device
-        )
-        bias_V = self._output(torch.zeros_like(unit[:1]))[0].float()
-        columns: list[list[Tensor]] = [[] for _ in self._tokens]
-        for chunk in torch.split(unit, _PROBE_ROWS):
-            answers = self._output(chunk).float() - bias_V
-            for level, ids in enumerate(self._tokens):
-                columns[level].append(answers[:, ids])
-        return [
-            (torch.cat(parts).T.contiguous(), bias_V[ids])
-            for parts, ids in zip(columns, self._tokens, strict=True)
-        ]
 
     def _agrees(self) -> bool:
         """Whether restricted logits are the model's logits, on one short row."""

@@ -1,0 +1,118 @@
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.generative.test_search import VOCAB, make_model, make_trie
+from torch import Tensor
+
+from dasrec.generative.decoding.head import LevelHead
+from dasrec.generative.model.split_tokens import split_token_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+NEIGHBOURS = [torch.arange(1, 7), torch.arange(20, 25), torch.arange(50, 57)]
+SCATTERED = list(make_trie()[0].level_token_ids)
+SOME = [3, 4, 22, 51, 52, 53]
+HEADS: dict[str, dict[str, Any]] = {
+    "lora": {"target_modules": ["lm_head"]},
+    "rslora": {"target_modules": ["lm_head"], "use_rslora": True, "r": 4},
+    "all tokens": {"trainable_token_indices": {"lm_head": list(range(1, VOCAB))}},
+    "some tokens": {"trainable_token_indices": {"lm_head": SOME}},
+    "saved": {"modules_to_save": ["lm_head"]},
+    "dora": {"target_modules": ["lm_head"], "use_dora": True},
+}
+
+
+def wrapped(name: str, kind: str, split: bool = True) -> Any:
+    options = {"r": 2, "target_modules": ["q_proj"]} | HEADS[kind]
+    model = get_peft_model(make_model(name), LoraConfig(task_type="CAUSAL_LM", **options))
+    if split:
+        split_token_rows(model)
+    disturb(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def disturb(model: Any) -> None:
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ("lora_", "trainable_tokens", "lm_head", "magnitude")):
+            parameter += 0.3 * torch.randn_like(parameter)
+
+
+@torch.no_grad()
+def assert_logits(head: LevelHead, model: Any, tokens: list[Tensor], exact: float = 1e-4) -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = model(input_ids=ids).logits.float()
+    states = head.states(input_ids=ids)
+    for level, table in enumerate(tokens):
+        torch.testing.assert_close(
+            head.logits(states, level), expected[..., table], atol=exact, rtol=exact
+        )
+
+
+@pytest.mark.parametrize("tokens", [NEIGHBOURS, SCATTERED], ids=["neighbours", "scattered"])
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("name", ["llama", "phi"])
+def test_rows_are_what_the_head_computes_with(name: str, kind: str, tokens: list[Tensor]) -> None:
+    model = wrapped(name, kind)
+    head = LevelHead(model, tokens)
+    assert head.restricted
+    assert (head.rows(0) is None) == (kind == "dora")  # then run in full, and as right
+    assert_logits(head, model, tokens)
+    disturb(model)  # the head holds no copies
+    assert_logits(head, model, tokens)
+    with model.disable_adapter():
+        assert_logits(head, model, tokens)
+    model.merge_adapter()
+    assert_logits(head, model, tokens)
+    model.unmerge_adapter()
+    disturb(model)
+    assert_logits(head, model, tokens)
+
+
+def test_token_rows_of_plain_peft() -> None:
+    model = wrapped("llama", "some tokens", split=False)
+    head = LevelHead(model, NEIGHBOURS)
+    assert head.rows(0) is not None
+    assert_logits(head, model, NEIGHBOURS)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "phi"])
+def test_neighbouring_rows_are_not_copied(name: str) -> None:
+    model = make_model(name)
+    head = LevelHead(model, NEIGHBOURS)
+    rows = head.rows(1)
+    assert rows is not None
+    assert rows.weight.data_ptr() == model.get_output_embeddings().weight[20].data_ptr()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.5)
+    assert_logits(head, model, NEIGHBOURS)
+
+
+def test_all_trained_rows_are_not_copied() -> None:
+    model = wrapped("llama", "all tokens")
+    rows = LevelHead(model, NEIGHBOURS).rows(1)
+    assert rows is not None
+    trained = model.get_output_embeddings().token_adapter.trainable_tokens_delta["default"]
+    assert rows.weight.data_ptr() == trained[19].data_ptr()  # its first row is token 1
+
+
+def test_a_head_costs_two_short_passes() -> None:
+    model = wrapped("llama", "lora")
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].numel())
+    )
+    LevelHead(model, NEIGHBOURS)
+    assert sum(seen) <= len(NEIGHBOURS) * 24  # a probe by unit vectors would be 24 rows
+
+
+def test_bfloat16_rows_follow_the_weights() -> None:
+    model = make_model("qwen3").to(torch.bfloat16)
+    head = LevelHead(model, SCATTERED)
+    assert head.restricted
+    assert head.dtype == torch.bfloat16
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(-1)
+    assert_logits(head, model, SCATTERED, exact=0.05)
