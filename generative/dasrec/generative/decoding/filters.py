@@ -1,6 +1,10 @@
-"""Which items a user may get, asked of whole subtrees by prefix sums.
+"""Which items each user of a request may get, asked of whole subtrees.
 
-Shape letters: B users, I items, E excluded items per user (padded), N nodes asked per user.
+Every node's items lie at one or two ranges of places (`SidIndex.place_ranges`), so how many of them
+a user may get is a difference of prefix sums, less the user's excluded items in the range.
+
+Shape letters: B users, I items, P places, S different predicates, E listed items of all users,
+N nodes of any shape, one user each.
 """
 
 from collections.abc import Sequence
@@ -10,117 +14,180 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dasrec.generative.decoding.trie import SidTrie
+from dasrec.generative.decoding.allowed import Allowed
+from dasrec.generative.decoding.index import SidIndex
 
 Ragged = Sequence[Sequence[int] | npt.NDArray[np.integer] | Tensor]
+Lists = Ragged | Tensor | Sequence[Sequence[int] | None]
+Predicates = Tensor | Allowed | Sequence[Allowed | None]
 
 
 class ItemFilter:
-    """Allowed and excluded items of one batch of users.
-
-    Works on places in `trie.item_order`, where every node is a range: `cum[high] - cum[low]`
-    allowed items are below it, less the user's excluded ones in that range.
-    """
+    """What a batch of users may get: of its own list or of all items, what a predicate allows,
+    less what is excluded. Retired items are never allowed."""
 
     def __init__(
         self,
-        trie: SidTrie,
+        index: SidIndex,
         batch_size: int,
-        allowed_items: Tensor | None = None,
-        excluded_items: Ragged | Tensor | None = None,
+        allowed: Predicates | None = None,
+        excluded: Ragged | Tensor | None = None,
+        only: Lists | None = None,
     ) -> None:
         """Prepare the filter.
 
         Args:
-            trie: The catalogue.
+            index: The catalogue.
             batch_size: B.
-            allowed_items: bool (I,) for all users or (B, I); None allows everything.
-            excluded_items: Per user the item indices never to return, as B sequences or as a
-                (B, E) tensor padded with -1.
+            allowed: A predicate for all users, B of them (None allows everything), or masks: bool
+                (I,) or (B, I). Memory grows with the different predicates among them.
+            excluded: Per user the item indices never to return, as B sequences or as a (B, E)
+                tensor padded with -1.
+            only: Per user the only item indices to return, in the same forms; None for a user
+                without such a list. For short lists: of many items make a predicate.
 
         Raises:
-            ValueError: Shapes that do not fit, or an item outside the catalogue.
+            ValueError: Shapes that do not fit, an item outside the catalogue, or a predicate made
+                for another index.
         """
-        self._trie = trie
-        self._cum: Tensor | None = None  # (I + 1,) or (B, I + 1)
-        self._excluded: Tensor | None = None  # (B, E) sorted places, padded with I
-        if allowed_items is not None:
-            allowed = torch.as_tensor(allowed_items, device=trie.device)
-            if allowed.dtype != torch.bool or tuple(allowed.shape) not in {
-                (trie.num_items,),
-                (batch_size, trie.num_items),
-            }:
-                raise ValueError(
-                    f"allowed_items: bool ({trie.num_items},) or ({batch_size}, {trie.num_items})"
-                    f" needed, got {allowed.dtype} {tuple(allowed.shape)}"
-                )
-            by_place = allowed[..., trie.item_order.long()]
-            cum = by_place.cumsum(-1, dtype=torch.int32)
-            self._cum = torch.cat([torch.zeros_like(cum[..., :1]), cum], -1)
-        if excluded_items is not None:
-            self._excluded = self._places(pad_ragged(excluded_items, batch_size).to(trie.device))
+        self._index = index
+        self._sums: Tensor | None = None  # (S, P + 1)
+        self._set_of_user = torch.zeros(batch_size, dtype=torch.int64, device=index.device)
+        self._excluded: Tensor | None = None  # (E,) sorted keys, see _keys
+        self._only: Tensor | None = None  # (E,) sorted keys
+        self._has_list = torch.zeros(batch_size, dtype=torch.bool, device=index.device)
+        self._set_predicates(allowed, batch_size)
+        if excluded is not None:
+            self._excluded = self._living_keys(*self._listed("excluded", excluded, batch_size))
+        if only is not None:
+            keys = self._living_keys(*self._listed("only", only, batch_size))
+            self._only = keys
+            self._has_list = torch.tensor([row is not None for row in only], device=index.device)
 
     @property
     def is_trivial(self) -> bool:
         """Whether every item is allowed to everybody."""
-        return self._cum is None and self._excluded is None
+        return self._sums is None and self._excluded is None and self._only is None
 
-    def alive(self, level: int, node_BN: Tensor) -> Tensor:
-        """(B, N) bool: whether the user may get any item below each node of `level`."""
-        return self._count(*self._trie.item_range(level, node_BN)) > 0
+    def alive(self, level: int, node_N: Tensor, user_N: Tensor | None = None) -> Tensor:
+        """(N,) bool: whether the user may get any item below each node of `level`.
 
-    def item_alive(self, place_BN: Tensor) -> Tensor:
-        """(B, N) bool: whether the user may get the item at each place of `item_order`."""
-        return self._count(place_BN, place_BN + 1) > 0
+        Args:
+            level: From 0.
+            node_N: Nodes, of any shape.
+            user_N: The user who asks for each, of a shape that broadcasts; None for nodes (B, ...)
+                whose row is the user.
+        """
+        user_N = self._rows(node_N) if user_N is None else user_N
+        (low, high), *more = self._index.place_ranges(level, node_N)
+        count = self._count(low, high, user_N)
+        for low, high in more:
+            count = count + self._count(low, high, user_N)
+        return count > 0
 
-    def _count(self, low_BN: Tensor, high_BN: Tensor) -> Tensor:
-        count = high_BN - low_BN if self._cum is None else self._at(high_BN) - self._at(low_BN)
+    def item_alive(self, place_N: Tensor, user_N: Tensor | None = None) -> Tensor:
+        """(N,) bool: whether the user may get the item at each place; arguments as in `alive`."""
+        user_N = self._rows(place_N) if user_N is None else user_N
+        alive: Tensor = self._count(place_N, place_N + 1, user_N) > 0
+        return alive
+
+    def _count(self, low_N: Tensor, high_N: Tensor, user_N: Tensor) -> Tensor:
+        """(N,) items of the user at places low..high-1."""
+        if self._sums is None:
+            count = high_N - low_N
+        elif len(self._sums) == 1:
+            count = self._sums[0][high_N] - self._sums[0][low_N]
+        else:
+            set_N = self._set_of_user[user_N]
+            count = self._sums[set_N, high_N] - self._sums[set_N, low_N]
         if self._excluded is not None:
-            count = count - torch.searchsorted(self._excluded, high_BN.contiguous())
-            count = count + torch.searchsorted(self._excluded, low_BN.contiguous())
+            count = count - self._in_range(self._excluded, low_N, high_N, user_N)
+        if self._only is not None:
+            listed = self._in_range(self._only, low_N, high_N, user_N)
+            count = torch.where(self._has_list[user_N], listed, count)
         return count
 
-    def _at(self, place_BN: Tensor) -> Tensor:
-        assert self._cum is not None
-        return self._cum[place_BN] if self._cum.ndim == 1 else self._cum.gather(1, place_BN)
+    def _in_range(self, keys: Tensor, low_N: Tensor, high_N: Tensor, user_N: Tensor) -> Tensor:
+        low, high = self._keys(low_N, user_N), self._keys(high_N, user_N)
+        return torch.searchsorted(keys, high) - torch.searchsorted(keys, low)
 
-    def _places(self, item_BE: Tensor) -> Tensor:
-        """Sorted places of the excluded items, each counted once and only if else allowed.
+    def _keys(self, place_N: Tensor, user_N: Tensor) -> Tensor:
+        """Users' places as numbers in one order: all lists are one sorted tensor, unpadded."""
+        return user_N * (self._index.num_places + 1) + place_N
 
-        An excluded item that is not allowed anyway, or listed twice, would be taken off the
-        count twice, and its subtree would look dead.
+    def _living_keys(self, user_E: Tensor, item_E: Tensor) -> Tensor:
+        """Sorted keys of listed items, each once and only if allowed by what is set so far.
+
+        An excluded item that is not allowed anyway, or listed twice, would be taken off the count
+        twice, and its subtree would look dead.
         """
-        size = self._trie.num_items
-        if item_BE.numel() and (int(item_BE.max()) >= size or int(item_BE.min()) < -1):
-            raise ValueError(
-                f"excluded_items: item index outside 0..{size - 1}, got"
-                f" {int(item_BE.min())}..{int(item_BE.max())}"
+        place_E = self._index.place_of_item[item_E].long()
+        living = self.item_alive(place_E, user_E)
+        return torch.unique(self._keys(place_E, user_E)[living])
+
+    def _rows(self, node_N: Tensor) -> Tensor:
+        row_B = torch.arange(len(node_N), device=node_N.device)
+        return row_B.view(-1, *[1] * (node_N.ndim - 1))
+
+    def _set_predicates(self, allowed: Predicates | None, batch_size: int) -> None:
+        index = self._index
+        if allowed is None:
+            if index.enabled is not None:
+                self._sums = index.enabled.sums.unsqueeze(0)
+            return
+        if isinstance(allowed, Allowed):
+            rows: list[Allowed] = [allowed] * batch_size
+        elif isinstance(allowed, Tensor):
+            rows = _of_masks(index, allowed, batch_size)
+        else:
+            everything = Allowed.everything(index) if None in allowed else None
+            rows = [everything if row is None else row for row in allowed]  # type: ignore[misc]
+        if len(rows) != batch_size:
+            raise ValueError(f"allowed: {batch_size} predicates needed, got {len(rows)}")
+        sets = {id(row): row for row in rows}
+        for row in sets.values():
+            row.check(index)
+        numbers = {key: number for number, key in enumerate(sets)}
+        self._sums = torch.stack([row.sums for row in sets.values()])
+        self._set_of_user = torch.tensor([numbers[id(r)] for r in rows], device=index.device)
+
+    def _listed(self, name: str, rows: Lists, batch_size: int) -> tuple[Tensor, Tensor]:
+        """(E,) users and (E,) items of all lists.
+
+        Raises:
+            ValueError: Not one list per user, or an item outside the catalogue.
+        """
+        if len(rows) != batch_size:
+            raise ValueError(f"{name}: {batch_size} rows needed, got {len(rows)}")
+        if isinstance(rows, Tensor):
+            if rows.ndim != 2:
+                raise ValueError(f"{name}: a (B, E) tensor needed, got {tuple(rows.shape)}")
+            item_BE = rows.to(self._index.device, torch.int64)
+            user_E, column_E = (item_BE != -1).nonzero(as_tuple=True)
+            item_E = item_BE[user_E, column_E]
+        else:
+            lists = [np.asarray([] if r is None else r, np.int64).reshape(-1) for r in rows]
+            user = np.repeat(np.arange(batch_size), [len(row) for row in lists])
+            user_E = torch.from_numpy(user).to(self._index.device)
+            item_E = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *lists])).to(
+                self._index.device
             )
-        place_BE = self._trie.item_position[item_BE.clamp(min=0)].masked_fill(item_BE < 0, size)
-        if self._cum is not None and item_BE.numel():
-            inside = place_BE.clamp(max=size - 1)
-            dead = self._at(inside + 1) == self._at(inside)
-            place_BE = place_BE.masked_fill(dead, size)
-        place_BE = place_BE.sort(dim=1).values
-        repeated = torch.zeros_like(place_BE, dtype=torch.bool)
-        repeated[:, 1:] = place_BE[:, 1:] == place_BE[:, :-1]
-        return place_BE.masked_fill(repeated, size).sort(dim=1).values
+        size = self._index.num_items
+        if len(item_E) and (int(item_E.min()) < 0 or int(item_E.max()) >= size):
+            raise ValueError(
+                f"{name}: item index outside 0..{size - 1}, got"
+                f" {int(item_E.min())}..{int(item_E.max())}"
+            )
+        return user_E, item_E
 
 
-def pad_ragged(rows: Ragged | Tensor, batch_size: int) -> Tensor:
-    """(B, E) int64 of B index lists, padded with -1; a tensor passes through.
-
-    Raises:
-        ValueError: Not one row per user.
-    """
-    if len(rows) != batch_size:
-        raise ValueError(f"excluded_items: {batch_size} rows needed, got {len(rows)}")
-    if isinstance(rows, Tensor):
-        if rows.ndim != 2:
-            raise ValueError(f"excluded_items: a (B, E) tensor needed, got {tuple(rows.shape)}")
-        return rows.long()
-    arrays = [np.asarray(row, dtype=np.int64).reshape(-1) for row in rows]
-    lengths = np.array([len(row) for row in arrays])
-    padded = np.full((batch_size, int(lengths.max(initial=0))), -1, np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate([*arrays, []])
-    return torch.from_numpy(padded)
+def _of_masks(index: SidIndex, mask: Tensor, batch_size: int) -> list[Allowed]:
+    size = index.num_items
+    if mask.dtype != torch.bool or tuple(mask.shape) not in {(size,), (batch_size, size)}:
+        raise ValueError(
+            f"allowed: bool ({size},) or ({batch_size}, {size}) needed, got {mask.dtype}"
+            f" {tuple(mask.shape)}"
+        )
+    if mask.ndim == 1:
+        return [Allowed.of(index, mask)] * batch_size
+    return [Allowed.of(index, row) for row in mask]

@@ -12,10 +12,13 @@ Shape letters: L levels, K codes of a level, R rows (nodes asked for), C childre
 after another, I items, P places, N nodes of any shape.
 """
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dasrec.generative.decoding.allowed import Allowed
 
 
 class Children(NamedTuple):
@@ -73,6 +76,10 @@ class SidIndex(Protocol):
     @property
     def place_of_item(self) -> Tensor:
         """(I,) int32 place of each item."""
+
+    @property
+    def enabled(self) -> "Allowed | None":
+        """The items that are not retired; None if none is."""
 
     def to(self, device: torch.device | str) -> "SidIndex":
         """The same index on `device`."""

@@ -2,48 +2,53 @@
 
 Node n of a level is the n-th distinct prefix of that length in sorted order. So the children of a
 node are neighbours (child = `child_start[node] + offset`, no next-state table), and so are the
-leaves and the items below it: any predicate on items becomes a prefix sum (see `filters`).
+items below it: any predicate on items becomes a prefix sum (see `filters`).
 
 Shape letters: I items, L levels, K codes of a level, N nodes of a level, F leaves (distinct SIDs),
-R rows of any batch shape, C children (padded to the most of the rows asked for).
+R rows (nodes asked for), C children of all rows one after another.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from dasrec.generative.decoding.index import Children
+from dasrec.generative.decoding.offsets import Offsets
+from dasrec.generative.decoding.trie_build import Tree, build_tree
+from dasrec.generative.decoding.trie_check import checked_codes, checked_tables
+from dasrec.generative.decoding.trie_file import read_trie, write_trie
 
 ArrayLike = npt.ArrayLike | Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class SidTrie:
-    """Which semantic IDs exist, and whose they are."""
+    """Which semantic IDs exist, and whose they are; a `SidIndex` that never changes."""
 
     level_sizes: tuple[int, ...]
-    """K of each of the L levels."""
+    """K of each of the L levels, the end code included where there is one."""
     level_token_ids: tuple[Tensor, ...]
     """L tensors (K,) int64: code -> vocabulary id."""
-    tok: tuple[Tensor, ...]
-    """L tensors (N,) int16 or int32: the last code of each node."""
-    child_start: tuple[Tensor, ...]
-    """L-1 tensors (N + 1,) int32: children of node n are `child_start[n]:child_start[n + 1]`."""
-    leaf_lo: tuple[Tensor, ...]
-    """L-1 tensors (N + 1,) int32: leaves below node n are `leaf_lo[n]:leaf_lo[n + 1]`."""
-    item_start: Tensor
-    """(F + 1,) int32: items of leaf f are `item_order[item_start[f]:item_start[f + 1]]`."""
-    item_order: Tensor
-    """(I,) int32 item indices sorted by SID, then falling popularity, then index."""
+    level_padded: tuple[bool, ...]
+    """Per level whether any of its nodes is padding of a short SID."""
     max_branch: tuple[int, ...]
     """Most children of any node, per level; entry 0 is the number of level-0 nodes."""
+    tok: tuple[Tensor, ...]
+    """L tensors (N,) uint8, int16 or int32: the last code of each node, K for padding."""
+    child_start: tuple[Offsets, ...]
+    """L-1 times N ranges: children of node n are `child_start[n]` to `child_start[n + 1]`."""
+    place_start: tuple[Offsets | None, ...]
+    """L times N ranges: places of the items below node n; None where place n is node n's."""
+    item_of_place: Tensor
+    """(I,) int32 item indices sorted by SID, then falling popularity, then index."""
+    place_of_item: Tensor
+    """(I,) int32 place of each item."""
     fingerprint: str = ""
     """Checksum of the SemanticIds the trie was built from."""
 
@@ -55,52 +60,31 @@ class SidTrie:
         level_token_ids: Sequence[ArrayLike],
         popularity: ArrayLike | None = None,
         fingerprint: str = "",
+        *,
+        end_token_id: int | None = None,
     ) -> "SidTrie":
         """Build the trie of a catalogue.
 
+        SIDs may be shorter than L. With `end_token_id` each of them ends in that token: the levels
+        after the first get one more code for it, which counts as any other. Without, none may
+        begin another, and that a SID has ended goes without saying: with probability 1.
+
         Args:
-            codes: (I, L) integer codes; several items may share a SID.
+            codes: (I, L) integer codes, short SIDs padded with -1; several items may share a SID.
             level_sizes: K of each level.
             level_token_ids: Per level (K,) vocabulary id of each code; any ids, in any order.
             popularity: (I,) the order of items that share a SID, most popular first.
             fingerprint: Of the SemanticIds; kept by `save` and checked by `load`.
+            end_token_id: Vocabulary id of the token after a short SID.
 
         Raises:
-            ValueError: No items, shapes that do not fit, or a code outside its level.
+            ValueError: No items, shapes that do not fit, a code outside its level, or a SID that
+                begins another where there is no end token.
         """
-        codes_IL = np.asarray(codes).astype(np.int64)
-        sizes = tuple(int(size) for size in level_sizes)
-        tokens = tuple(torch.as_tensor(np.asarray(t), dtype=torch.int64) for t in level_token_ids)
-        _check(codes_IL, sizes, tokens)
-        num_items, num_levels = codes_IL.shape
-        rank = np.zeros(num_items) if popularity is None else -np.asarray(popularity, np.float64)
-        if rank.shape != (num_items,):
-            raise ValueError(f"popularity: one number per item needed, got shape {rank.shape}")
-        order = np.lexsort((rank, *codes_IL.T[::-1]))  # the last key sorts first; ties keep index
-        sorted_IL = codes_IL[order]
-
-        changed = np.ones((num_items, num_levels), bool)  # first item of a new prefix of length l+1
-        changed[1:] = np.logical_or.accumulate(sorted_IL[1:] != sorted_IL[:-1], axis=1)
-        first = [np.flatnonzero(changed[:, level]) for level in range(num_levels)]
-        ends = [np.append(rows, num_items) for rows in first]
-        child_start = [np.searchsorted(first[i + 1], ends[i]) for i in range(num_levels - 1)]
-        leaf_lo = [np.searchsorted(first[-1], ends[i]) for i in range(num_levels - 1)]
-        return cls(
-            level_sizes=sizes,
-            level_token_ids=tokens,
-            tok=tuple(
-                torch.from_numpy(
-                    sorted_IL[rows, level].astype(np.int16 if sizes[level] <= 2**15 else np.int32)
-                )
-                for level, rows in enumerate(first)
-            ),
-            child_start=tuple(torch.from_numpy(a.astype(np.int32)) for a in child_start),
-            leaf_lo=tuple(torch.from_numpy(a.astype(np.int32)) for a in leaf_lo),
-            item_start=torch.from_numpy(ends[-1].astype(np.int32)),
-            item_order=torch.from_numpy(order.astype(np.int32)),
-            max_branch=(len(first[0]), *(int(np.diff(starts).max()) for starts in child_start)),
-            fingerprint=fingerprint,
-        )
+        sizes, tables = checked_tables(level_sizes, level_token_ids, end_token_id)
+        codes_IL = checked_codes(codes, sizes, has_end=end_token_id is not None)
+        tree = build_tree(codes_IL, sizes, popularity, has_end=end_token_id is not None)
+        return _assemble(sizes, tables, tree, fingerprint)
 
     @property
     def num_levels(self) -> int:
@@ -110,89 +94,112 @@ class SidTrie:
     @property
     def num_items(self) -> int:
         """I."""
-        return len(self.item_order)
+        return len(self.item_of_place)
+
+    @property
+    def num_places(self) -> int:
+        """I: one place per item."""
+        return len(self.item_of_place)
 
     @property
     def num_leaves(self) -> int:
         """F, the number of distinct SIDs."""
-        return len(self.item_start) - 1
+        return len(self.tok[-1])
+
+    @property
+    def enabled(self) -> None:
+        """No predicate: every item of a trie may be returned."""
+        return None
 
     @property
     def device(self) -> torch.device:
         """Where the tensors lie."""
-        return self.item_order.device
+        return self.item_of_place.device
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(t.numel() * t.element_size() for t in self._tensors().values())
+        tensors = (*self.level_token_ids, *self.tok, self.item_of_place, self.place_of_item)
+        offsets = {id(o): o.nbytes for o in (*self.child_start, *self.place_start) if o is not None}
+        return sum(t.nbytes for t in tensors) + sum(offsets.values())
 
-    @cached_property
-    def item_position(self) -> Tensor:
-        """(I,) int64 place of each item in `item_order`."""
-        order = self.item_order.long()
-        return torch.empty_like(order).scatter_(
-            0, order, torch.arange(len(order), device=self.device)
-        )
+    def describe(self) -> dict[str, Any]:
+        """Counts and sizes, for a log or a report."""
+        return {
+            "items": self.num_items,
+            "sids": self.num_leaves,
+            "nodes": [len(tok) for tok in self.tok],
+            "max_branch": list(self.max_branch),
+            "bytes": self.nbytes,
+            "bytes_per_item": self.nbytes / self.num_items,
+        }
 
-    def children(self, level: int, node_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes of `level` (from 1) below the nodes `node_R` of the level before.
+    def children(self, level: int, node_R: Tensor) -> Children:
+        """Nodes of `level` below nodes of the level before; level 0 is below a root, node 0."""
+        if level:
+            starts = self.child_start[level - 1]
+            low_R = starts[node_R]
+            count_R = starts[node_R + 1] - low_R
+        else:
+            low_R, count_R = torch.zeros_like(node_R), torch.full_like(node_R, len(self.tok[0]))
+        row_C = torch.repeat_interleave(count_R)
+        shift_R = low_R - count_R.cumsum(0) + count_R  # from a child's place in the result
+        node_C = torch.arange(len(row_C), device=row_C.device) + shift_R[row_C]
+        return Children(node_C, self.tok[level][node_C].long(), row_C, count_R)
 
-        Returns:
-            (R, C) child nodes, their codes, and which of them are real; padding repeats some
-            node of the level.
-        """
-        starts = self.child_start[level - 1]
-        low_R1 = starts[node_R].long().unsqueeze(-1)
-        count_R1 = starts[node_R + 1].long().unsqueeze(-1) - low_R1
-        offset_C = torch.arange(max(1, int(count_R1.max())), device=node_R.device)
-        child_RC = (low_R1 + offset_C).clamp_(max=len(self.tok[level]) - 1)
-        return child_RC, self.tok[level][child_RC].long(), offset_C < count_R1
-
-    def leaf_range(self, level: int, node_R: Tensor) -> tuple[Tensor, Tensor]:
-        """(R,) first and one-past-last leaf below nodes of `level` (from 0)."""
-        if level == self.num_levels - 1:
-            return node_R, node_R + 1
-        return self.leaf_lo[level][node_R].long(), self.leaf_lo[level][node_R + 1].long()
-
-    def item_range(self, level: int, node_R: Tensor) -> tuple[Tensor, Tensor]:
-        """(R,) range of places in `item_order` below nodes of `level` (from 0)."""
-        low_R, high_R = self.leaf_range(level, node_R)
-        return self.item_start[low_R].long(), self.item_start[high_R].long()
+    def place_ranges(self, level: int, node_N: Tensor) -> tuple[tuple[Tensor, Tensor]]:
+        """(N,) first and one-past-last place of the items below nodes of `level` (from 0)."""
+        starts = self.place_start[level]
+        if starts is None:
+            return ((node_N, node_N + 1),)
+        return ((starts[node_N], starts[node_N + 1]),)
 
     def items_of_leaf(self, leaf: int) -> Tensor:
         """Item indices that share one SID, most popular first."""
-        low, high = self.item_start[leaf : leaf + 2].tolist()
-        return self.item_order[low:high].long()
+        ((low, high),) = self.place_ranges(self.num_levels - 1, torch.tensor(leaf))
+        return self.item_of_place[int(low) : int(high)].long()
 
     def leaf_nodes(self, level: int) -> Tensor:
         """(F,) node of `level` (from 0) above every leaf, in order."""
-        leaf_F = torch.arange(self.num_leaves, device=self.device)
-        if level == self.num_levels - 1:
-            return leaf_F
-        low = self.leaf_lo[level]
-        return torch.searchsorted(low, leaf_F.to(low.dtype), right=True) - 1
+        node_F = torch.arange(self.num_leaves, device=self.device)
+        for starts in reversed(self.child_start[level:]):
+            node_F = torch.repeat_interleave(starts.dense().diff())[node_F]
+        return node_F
 
     def leaf_codes(self) -> Tensor:
-        """(F, L) codes of every leaf, in order."""
+        """(F, L) codes of every leaf, in order; K for padding."""
         return torch.stack([t[self.leaf_nodes(i)].long() for i, t in enumerate(self.tok)], dim=1)
 
     def to(self, device: torch.device | str) -> "SidTrie":
         """The same trie on `device`."""
         if torch.device(device) == self.device:
             return self
-        return _from_tensors(self, {k: t.to(device) for k, t in self._tensors().items()})
+        starts = {id(o): o.to(device) for o in (*self.child_start, *self.place_start) if o is not None}
+        return replace(
+            self,
+            level_token_ids=tuple(t.to(device) for t in self.level_token_ids),
+            tok=tuple(t.to(device) for t in self.tok),
+            child_start=tuple(starts[id(o)] for o in self.child_start),
+            place_start=tuple(None if o is None else starts[id(o)] for o in self.place_start),
+            item_of_place=self.item_of_place.to(device),
+            place_of_item=self.place_of_item.to(device),
+        )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
-        header = {
-            "level_sizes": self.level_sizes,
-            "max_branch": self.max_branch,
-            "fingerprint": self.fingerprint,
-        }
-        # One entry: safetensors writes several in an order that differs from call to call.
-        metadata = {"trie": json.dumps(header)}
-        save_file({k: t.contiguous() for k, t in self._tensors().items()}, path, metadata)
+        """Write one safetensors file, whole or not at all.
+
+        It holds `level_token_ids.l`, `tok.l`, `child_start.l`, `item_of_place`, and `item_start`
+        where items share SIDs (of leaf f the places `item_start[f]:item_start[f + 1]`).
+        """
+        tensors = {"item_of_place": self.item_of_place}
+        for level, (table, tok) in enumerate(zip(self.level_token_ids, self.tok, strict=True)):
+            tensors |= {f"level_token_ids.{level}": table, f"tok.{level}": tok}
+        for level, starts in enumerate(self.child_start):
+            tensors[f"child_start.{level}"] = starts.dense().int()
+        if self.place_start[-1] is not None:
+            tensors["item_start"] = self.place_start[-1].dense().int()
+        header = {"level_sizes": self.level_sizes, "fingerprint": self.fingerprint}
+        write_trie(path, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> "SidTrie":
@@ -203,78 +210,50 @@ class SidTrie:
             fingerprint: The SemanticIds it has to be of, if that is to be checked.
 
         Raises:
-            ValueError: The trie is of other semantic IDs.
+            ValueError: Not a trie, a damaged one, or one of other semantic IDs.
         """
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["trie"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = read_trie(path)
         if fingerprint is not None and header["fingerprint"] != fingerprint:
             raise ValueError(
                 f"{path}: trie of other semantic IDs, got {header['fingerprint']!r} instead of"
                 f" {fingerprint!r}; build it again"
             )
-        empty = cls(
-            level_sizes=tuple(header["level_sizes"]),
-            level_token_ids=(),
-            tok=(),
-            child_start=(),
-            leaf_lo=(),
-            item_start=tensors["item_start"],
-            item_order=tensors["item_order"],
-            max_branch=tuple(header["max_branch"]),
-            fingerprint=header["fingerprint"],
+        sizes = tuple(header["level_sizes"])
+        tree = Tree(
+            tok=[tensors[f"tok.{level}"].numpy() for level in range(len(sizes))],
+            child_start=[
+                tensors[f"child_start.{level}"].numpy() for level in range(len(sizes) - 1)
+            ],
+            item_start=tensors["item_start"].numpy() if "item_start" in tensors else None,
+            item_of_place=tensors["item_of_place"].numpy(),
         )
-        return _from_tensors(empty, tensors)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"item_start": self.item_start, "item_order": self.item_order}
-        for name in _PER_LEVEL:
-            tensors |= {f"{name}.{i}": t for i, t in enumerate(getattr(self, name))}
-        return tensors
+        tables = tuple(tensors[f"level_token_ids.{level}"] for level in range(len(sizes)))
+        return _assemble(sizes, tables, tree, header["fingerprint"])
 
 
-_PER_LEVEL = ("level_token_ids", "tok", "child_start", "leaf_lo")
-
-
-def _from_tensors(trie: SidTrie, tensors: dict[str, Tensor]) -> SidTrie:
-    """`trie` with its tensors replaced by those of `SidTrie._tensors`."""
-    levels = {
-        name: tuple(
-            tensors[f"{name}.{i}"]
-            for i in range(trie.num_levels)
-            if f"{name}.{i}" in tensors  # child_start and leaf_lo have one level fewer
-        )
-        for name in _PER_LEVEL
-    }
-    return replace(
-        trie,
-        item_start=tensors["item_start"],
-        item_order=tensors["item_order"],
-        level_token_ids=levels["level_token_ids"],
-        tok=levels["tok"],
-        child_start=levels["child_start"],
-        leaf_lo=levels["leaf_lo"],
+def _assemble(
+    sizes: tuple[int, ...], tables: tuple[Tensor, ...], tree: Tree, fingerprint: str
+) -> SidTrie:
+    """Compress the arrays and add what follows from them."""
+    child_start = tuple(Offsets.of(starts) for starts in tree.child_start)
+    below = tree.item_start
+    place_start = [None if below is None else Offsets.of(below)]
+    for starts, compressed in zip(tree.child_start[::-1], child_start[::-1], strict=True):
+        place_start.append(compressed if below is None else Offsets.of(below[starts]))
+        below = starts if below is None else below[starts]
+    place_of_item = np.empty_like(tree.item_of_place)
+    place_of_item[tree.item_of_place] = np.arange(len(place_of_item), dtype=np.int32)
+    return SidTrie(
+        level_sizes=sizes,
+        level_token_ids=tables,
+        level_padded=tuple(
+            bool((tok == size).any()) for tok, size in zip(tree.tok, sizes, strict=True)
+        ),
+        max_branch=(len(tree.tok[0]), *(int(np.diff(s).max()) for s in tree.child_start)),
+        tok=tuple(torch.from_numpy(tok) for tok in tree.tok),
+        child_start=child_start,
+        place_start=tuple(place_start[::-1]),
+        item_of_place=torch.from_numpy(tree.item_of_place),
+        place_of_item=torch.from_numpy(place_of_item),
+        fingerprint=fingerprint,
     )
-
-
-def _check(
-    codes_IL: npt.NDArray[np.int64], sizes: tuple[int, ...], tokens: tuple[Tensor, ...]
-) -> None:
-    if codes_IL.ndim != 2 or 0 in codes_IL.shape:
-        raise ValueError(f"codes: a non-empty (items, levels) table needed, got {codes_IL.shape}")
-    if not codes_IL.shape[1] == len(sizes) == len(tokens):
-        raise ValueError(
-            f"codes: {codes_IL.shape[1]} levels, but {len(sizes)} level sizes and {len(tokens)}"
-            " token tables; give one of each per level"
-        )
-    if (codes_IL.min(0) < 0).any() or (codes_IL.max(0) >= np.array(sizes)).any():
-        raise ValueError(
-            f"codes: a code outside its level, got {codes_IL.min(0)}..{codes_IL.max(0)} for level"
-            f" sizes {sizes}"
-        )
-    for level, (size, table) in enumerate(zip(sizes, tokens, strict=True)):
-        if table.shape != (size,) or len(torch.unique(table)) != size:
-            raise ValueError(
-                f"level_token_ids[{level}]: {size} different vocabulary ids needed, got shape"
-                f" {tuple(table.shape)} with {len(torch.unique(table))} different"
-            )
