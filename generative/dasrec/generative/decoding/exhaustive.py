@@ -1,11 +1,13 @@
 """Scores of every item of a small catalogue, by teacher forcing: what a search approximates.
 
+Written to be compared with: SIDs are read as plain sequences, with none of the search's bookkeeping.
+
 Shape letters: B users, T prompt tokens, I items, F leaves (distinct SIDs), G leaves of one pass,
-L levels, K codes of a level, X the width of `LevelHead.states`.
+L levels, K codes of a level, C children, X the width of `LevelHead.states`.
 """
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,16 @@ from transformers import DynamicCache
 
 from dasrec.generative.decoding.beams import check_length, check_prompts, prompt_positions
 from dasrec.generative.decoding.head import LevelHead, Normalize
-from dasrec.generative.decoding.trie import SidTrie
+from dasrec.generative.decoding.index import SidIndex
+
+
+class _Leaves(NamedTuple):
+    """Every SID there is."""
+
+    node_FL: Tensor
+    """(F, L) nodes from the root to the leaf"""
+    code_FL: Tensor
+    """(F, L) codes; K where a short SID is padded"""
 
 
 @torch.no_grad()
@@ -21,7 +32,7 @@ def score_items(
     model: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
-    trie: SidTrie,
+    trie: SidIndex,
     *,
     normalize: Normalize = "level",
     head: LevelHead | None = None,
@@ -59,34 +70,50 @@ def score_items(
         past_key_values=cache,
         use_cache=True,
     )
+    leaves = _all_leaves(trie)
     parts = []
-    all_F = torch.arange(trie.num_leaves, device=input_ids.device)
-    for leaf_G in torch.split(all_F, max(1, rows_per_pass // batch)):
-        states_BGLX = first_B1X.unsqueeze(1).expand(-1, len(leaf_G), -1, -1)
+    rows = max(1, rows_per_pass // batch)
+    for some in zip(*(torch.split(t, rows) for t in leaves), strict=True):
+        chunk = _Leaves(*some)
+        states_BGLX = first_B1X.unsqueeze(1).expand(-1, len(chunk.code_FL), -1, -1)
         if trie.num_levels > 1:
-            rest = _read_sids(head, trie, cache, attention_mask, leaf_G)
+            rest = _read_sids(head, trie, cache, attention_mask, chunk.code_FL)
             states_BGLX = torch.cat([states_BGLX, rest], dim=2)
-        parts.append(_score_leaves(head, trie, states_BGLX, leaf_G, normalize))
-    score_BF = torch.cat(parts, dim=1)
-    items_per_leaf = trie.item_start.diff().long()
-    score_BI = torch.empty(batch, trie.num_items, device=score_BF.device)
-    score_BI[:, trie.item_order.long()] = score_BF.repeat_interleave(items_per_leaf, dim=1)
-    return score_BI
+        parts.append(_score_leaves(head, trie, states_BGLX, chunk, normalize))
+    return _per_item(trie, torch.cat(parts, dim=1), leaves.node_FL[:, -1])
+
+
+def _all_leaves(trie: SidIndex) -> _Leaves:
+    """Walk the whole tree, level by level."""
+    node_NL = torch.zeros(1, 1, dtype=torch.int64, device=trie.device)  # the root, then real levels
+    code_NL = node_NL[:, :0]
+    for level in range(trie.num_levels):
+        children = trie.children(level, node_NL[:, -1])
+        node_NL = torch.cat([node_NL[children.row_C], children.node_C.unsqueeze(1)], 1)
+        code_NL = torch.cat([code_NL[children.row_C], children.code_C.unsqueeze(1)], 1)
+    return _Leaves(node_NL[:, 1:], code_NL)
+
+
+def _per_item(trie: SidIndex, score_BF: Tensor, node_F: Tensor) -> Tensor:
+    """(B, I) the score of each item's leaf."""
+    leaf_P = torch.empty(trie.num_places, dtype=torch.int64, device=node_F.device)
+    for low_F, high_F in trie.place_ranges(trie.num_levels - 1, node_F):
+        for leaf, (low, high) in enumerate(zip(low_F.tolist(), high_F.tolist(), strict=True)):
+            leaf_P[low:high] = leaf
+    return score_BF[:, leaf_P[trie.place_of_item.long()]]
 
 
 def _read_sids(
-    head: LevelHead, trie: SidTrie, prompt_cache: Any, attention_mask: Tensor, leaf_G: Tensor
+    head: LevelHead, trie: SidIndex, prompt_cache: Any, attention_mask: Tensor, code_GL: Tensor
 ) -> Tensor:
     """(B, G, L-1, X) states after each prefix of the leaves' SIDs."""
-    batch, count, steps = len(attention_mask), len(leaf_G), trie.num_levels - 1
+    batch, count, steps = len(attention_mask), len(code_GL), trie.num_levels - 1
+    tables = trie.level_token_ids[:steps]
+    # Padding reads as some token; nothing that counts comes after it.
     token_GS = torch.stack(
-        [
-            trie.level_token_ids[level][trie.tok[level][trie.leaf_nodes(level)[leaf_G]].long()]
-            for level in range(steps)
-        ],
-        dim=1,
+        [table[code_GL[:, i].clamp(max=len(table) - 1)] for i, table in enumerate(tables)], dim=1
     )
-    row = torch.arange(batch, device=leaf_G.device).repeat_interleave(count)
+    row = torch.arange(batch, device=code_GL.device).repeat_interleave(count)
     cache = copy.deepcopy(prompt_cache)
     cache.reorder_cache(row)  # also repeats, for every kind of layer
     mask = attention_mask[row]
@@ -102,28 +129,30 @@ def _read_sids(
 
 
 def _score_leaves(
-    head: LevelHead, trie: SidTrie, states_BGLX: Tensor, leaf_G: Tensor, normalize: Normalize
+    head: LevelHead, trie: SidIndex, states_BGLX: Tensor, leaves: _Leaves, normalize: Normalize
 ) -> Tensor:
     """(B, G) sum over levels of the log-probability of the leaf's code."""
-    batch = len(states_BGLX)
-    total_BG = states_BGLX.new_zeros(batch, len(leaf_G), dtype=torch.float32)
+    batch, count = states_BGLX.shape[:2]
+    total_BG = torch.zeros(batch, count, device=states_BGLX.device)
     for level in range(trie.num_levels):
         states_BGX = states_BGLX[:, :, level]
         logits_BGK = head.logits(states_BGX, level)
-        code_G = trie.tok[level][trie.leaf_nodes(level)[leaf_G]].long()
+        code_G = leaves.code_FL[:, level]
         if normalize == "trie":
-            log_z = _existing(trie, logits_BGK, leaf_G, level).logsumexp(-1)
+            log_z = _existing(trie, logits_BGK, leaves.node_FL, level).logsumexp(-1)
         else:
             log_z = head.log_normalizer(states_BGX, logits_BGK, normalize)
-        index = code_G.expand(batch, -1).unsqueeze(-1)
-        total_BG += logits_BGK.gather(-1, index).squeeze(-1) - log_z
+        index = code_G.clamp(max=logits_BGK.shape[-1] - 1).expand(batch, -1).unsqueeze(-1)
+        log_p_BG = logits_BGK.gather(-1, index).squeeze(-1) - log_z
+        total_BG += torch.where(code_G < trie.level_sizes[level], log_p_BG, 0.0)
     return total_BG
 
 
-def _existing(trie: SidTrie, logits_BGK: Tensor, leaf_G: Tensor, level: int) -> Tensor:
+def _existing(trie: SidIndex, logits_BGK: Tensor, node_GL: Tensor, level: int) -> Tensor:
     """Logits of the codes that exist after the leaves' first `level` codes, the rest -inf."""
-    if level == 0:
-        return logits_BGK[..., trie.tok[0].long()]
-    _, code_GC, real_GC = trie.children(level, trie.leaf_nodes(level - 1)[leaf_G])
-    logits_BGC = logits_BGK.gather(-1, code_GC.expand(len(logits_BGK), -1, -1))
-    return logits_BGC.masked_fill(~real_GC, float("-inf"))
+    before_G = node_GL[:, level - 1] if level else torch.zeros_like(node_GL[:, 0])
+    children = trie.children(level, before_G)
+    exists_GK = torch.zeros_like(logits_BGK[0, :, :1], dtype=torch.bool)
+    exists_GK = exists_GK.repeat(1, logits_BGK.shape[-1] + 1)  # the last column is padding
+    exists_GK[children.row_C, children.code_C] = True
+    return logits_BGK.masked_fill(~exists_GK[:, :-1], float("-inf"))
