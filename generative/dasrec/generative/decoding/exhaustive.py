@@ -1,6 +1,6 @@
 """Scores of every item of a small catalogue, by teacher forcing: what a search approximates.
 
-Written to be compared with: SIDs are read as plain sequences, with none of the search's bookkeeping.
+Written to be compared with: SIDs are read as plain sequences, without the search's bookkeeping.
 
 Shape letters: B users, T prompt tokens, I items, F leaves (distinct SIDs), G leaves of one pass,
 L levels, K codes of a level, C children, X the width of `LevelHead.states`.
