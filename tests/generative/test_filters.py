@@ -78,8 +78,8 @@ def test_filtered_search_is_the_search_of_the_rest(
         num_beams=num_beams,
         num_items=k,
         normalize=normalize,
-        allowed_items=mask,
-        excluded_items=excluded,
+        allowed=mask,
+        excluded=excluded,
     )
     for user in range(3):
         keep = np.ones(NUM_ITEMS, bool)
@@ -122,7 +122,7 @@ def test_alive_counts_items_below_a_node(allowed: list[bool], excluded: list[int
             below = np.flatnonzero((codes[:, : level + 1] == prefix).all(1))
             assert flag == bool(left & set(below.tolist()))
     place = filter_.item_alive(torch.arange(NUM_ITEMS).unsqueeze(0))[0]
-    assert set(trie.item_order[place].tolist()) == left
+    assert set(trie.item_of_place[place].tolist()) == left
 
 
 def test_forms_of_exclusions_agree() -> None:

@@ -267,7 +267,7 @@ def test_proposals_are_different_real_unseen_items(
     assert torch.equal(items, propose(config, model, trie, batch, seed=0, step=3))
     assert torch.equal(items, propose(config, model, trie, batch, 0, 4)) is (rollout == "beam")
     allowed = ItemFilter(trie, 20, excluded=batch.excluded)
-    assert bool(allowed.item_alive(trie.item_position[items]).all())
+    assert bool(allowed.item_alive(trie.place_of_item[items].long()).all())
     assert all(len(set(row)) == 8 for row in items.tolist())
     assert bool(rewards.hit(items, batch.targets).any(1).all()) is add_target
     scores = score_items(model, batch.input_ids, batch.attention_mask, trie)

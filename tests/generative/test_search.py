@@ -291,7 +291,7 @@ def test_result_does_not_depend_on_the_batch(name: str) -> None:
             trie,
             num_beams=6,
             num_items=6,
-            excluded_items=excluded[rows],
+            excluded=excluded[rows],
         )
 
     together = search(slice(None), 0)
@@ -341,7 +341,7 @@ def test_k_items_come_back_whatever_the_beams() -> None:
         allowed = torch.zeros(NUM_ITEMS, dtype=torch.bool)
         allowed[rng.permutation(NUM_ITEMS)[:allowed_count]] = True
         found = constrained_beam_search(
-            model, ids, mask, trie, num_beams=1, num_items=20, allowed_items=allowed
+            model, ids, mask, trie, num_beams=1, num_items=20, allowed=allowed
         )
         expected = min(20, allowed_count)
         assert found.num_valid.tolist() == [expected] * 3

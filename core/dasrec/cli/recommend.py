@@ -127,7 +127,7 @@ class Recommender:
             self.trie,
             num_beams=num_beams,
             num_items=min(k, self.corpus.num_items),
-            excluded_items=[seen.tolist()] if exclude_seen else None,
+            excluded=[seen.tolist()] if exclude_seen else None,
         )
         items = [int(item) for item in result.items[0] if item >= 0]
         scores = result.scores[0].tolist()

@@ -117,7 +117,7 @@ def generate_lists(
             trie,
             num_beams=config.num_beams,
             num_items=config.num_items,
-            excluded_items=None if excluded is None else padded_items(excluded, rows).to(device),
+            excluded=None if excluded is None else padded_items(excluded, rows).to(device),
             certify=False,
             head=head,
         )

@@ -1,7 +1,7 @@
-"""Beam search over the items of a trie, for many users at once.
+"""Beam search over the items of an index, for many users at once.
 
-Shape letters: B users, T prompt tokens, W beams, C candidates (children of the beams, padded),
-k items asked for, L levels, X the width of `LevelHead.states`.
+Shape letters: B users, T prompt tokens, W beams, N candidates (children of a user's beams, padded),
+k items asked for, L levels, Q ranges of places per node, M places per leaf (padded).
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from dasrec.generative.decoding.beams import Beams, Mode, check_length, check_prompts, start_beams
-from dasrec.generative.decoding.filters import ItemFilter, Ragged
+from dasrec.generative.decoding.candidates import (
+    NEVER,
+    Candidates,
+    Frontier,
+    extend,
+    ranking_key,
+    root,
+)
+from dasrec.generative.decoding.filters import ItemFilter, Lists, Predicates, Ragged
 from dasrec.generative.decoding.head import LevelHead, Normalize
-from dasrec.generative.decoding.trie import SidTrie
-
-_NEVER = float("-inf")
+from dasrec.generative.decoding.index import SidIndex
+from dasrec.generative.decoding.laps import Laps
+from dasrec.generative.decoding.leaves import expand_leaves
+from dasrec.generative.decoding.widths import beam_widths, per_user
 
 
 class SearchResult(NamedTuple):
-    """Ranked items of B users."""
+    """Ranked items of B users; k is the most that any of them asked for."""
 
     items: Tensor
     """(B, k) int64 item indices, best first, -1 where there are fewer."""
@@ -31,192 +40,110 @@ class SearchResult(NamedTuple):
     """(B,) int64: that many first items are proven to be what scoring every item would give."""
 
 
-class _Frontier(NamedTuple):
-    """The beams after one level; a beam with score -inf is padding."""
-
-    node: Tensor
-    """(B, W)"""
-    score: Tensor
-    """(B, W) float32"""
-    token: Tensor
-    """(B, W) vocabulary id of the node's code"""
-    parent: Tensor
-    """(B, W) index of the beam it came from"""
-    pruned: Tensor
-    """(B,) best score of any candidate dropped so far"""
-
-
 @torch.no_grad()
 def constrained_beam_search(
     model: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
-    trie: SidTrie,
+    trie: SidIndex,
     *,
-    num_beams: int,
-    num_items: int,
+    num_beams: int | Sequence[int] | Tensor,
+    num_items: int | Sequence[int] | Tensor,
     normalize: Normalize = "level",
-    allowed_items: Tensor | None = None,
-    excluded_items: Ragged | Tensor | None = None,
-    certify: bool = True,
     widths: Sequence[int] | None = None,
+    allowed: Predicates | None = None,
+    excluded: Ragged | Tensor | None = None,
+    only: Lists | None = None,
+    certify: bool = True,
     mode: Mode = "auto",
     head: LevelHead | None = None,
+    timings: dict[str, float] | None = None,
 ) -> SearchResult:
     """The items whose semantic IDs the model finds most probable after each prompt.
 
     Only existing, allowed items are returned, and `num_items` of them wherever there are as many.
     If the beams are at least as many as the prefixes of every level, the search is exhaustive.
     With `normalize="full"` it finds what `generate(num_beams=...)` with the same constraint finds,
-    at one prompt pass per user instead of one per beam. Equal scores go to the lower SID.
+    at one prompt pass per user instead of one per beam. Equal scores go to the lower SID. A user's
+    result does not depend on the others of the batch, but for the rounding of the model's own
+    matrix products.
 
     Args:
         model: A causal LM of transformers, plain or wrapped by PEFT, in eval mode.
         input_ids: (B, T) prompts, padded on the left.
         attention_mask: (B, T) 1 at real tokens.
         trie: The catalogue; moved to the model's device if it lies elsewhere.
-        num_beams: Beams kept per level; raised to `num_items` where lower.
-        num_items: k, counted in items (a semantic ID may have several).
+        num_beams: Beams kept per level, of all users or of each; raised to its `num_items` where
+            lower.
+        num_items: k, of all users or of each, counted in items (a semantic ID may have several).
         normalize: What a code's probability is over, see `Normalize`.
-        allowed_items: bool (I,) or (B, I).
-        excluded_items: Per user item indices never to return: B sequences, or (B, E) padded by -1.
-        certify: Fill `exact_prefix` (else 0).
         widths: Beams per level in place of `num_beams`, e.g. fewer at the first level.
+        allowed: What to choose from, see `ItemFilter`: a predicate, one per user, or bool masks.
+        excluded: Per user item indices never to return: B sequences, or (B, E) padded by -1.
+        only: Per user the only item indices to return, in the same forms; None for no such list.
+        certify: Fill `exact_prefix` (else 0).
         mode: "tree", "expand", or "auto" by what the model supports (see `beams`).
-        head: `LevelHead(model, trie.level_token_ids)`, to make it once for many batches; it holds
-            copies of weights, so make it anew when they change.
+        head: `LevelHead(model, trie.level_token_ids)`, to make it once for many batches.
+        timings: Takes the seconds of "prefill" (the prompts), "body" (the beams), "head" and
+            "constraint" (trie, filters, choice of beams), added to what is there.
 
     Raises:
         ValueError: Options that do not fit each other, the trie or the model.
     """
-    beam_widths = _widths(trie, num_beams, num_items, widths)
     check_prompts(input_ids, attention_mask)
+    laps = Laps(timings, input_ids.device)
     trie = trie.to(input_ids.device)
-    filter_ = ItemFilter(trie, len(input_ids), allowed_items, excluded_items)
+    num_items_B = per_user("num_items", num_items, len(input_ids))
+    num_beams_B = per_user("num_beams", num_beams, len(input_ids))
+    level_widths = beam_widths(num_items_B, num_beams_B, widths, trie.num_levels)
+    filter_ = ItemFilter(trie, len(input_ids), allowed, excluded, only)
     head = head or LevelHead(model, trie.level_token_ids)
     check_length(head, input_ids.shape[1] + trie.num_levels - 1)
     beams = start_beams(head, input_ids, attention_mask, mode)
-    frontier = _search(beams, head, trie, filter_, beam_widths, normalize)
-    items, scores = _expand_leaves(trie, filter_, frontier, num_items)
+    laps.lap("constraint")
+    frontier, pruned_B = _search(beams, head, trie, filter_, level_widths, normalize, laps)
+    items, scores = expand_leaves(trie, filter_, frontier, num_items_B)
     num_valid = (items >= 0).sum(1)
-    proven = (scores > frontier.pruned.unsqueeze(1)).sum(1) if certify else num_valid * 0
+    proven = (scores > pruned_B.unsqueeze(1)).sum(1) if certify else num_valid * 0
+    laps.lap("constraint")
     return SearchResult(items, scores, num_valid, proven)
 
 
 def _search(
     beams: Beams,
     head: LevelHead,
-    trie: SidTrie,
+    index: SidIndex,
     filter_: ItemFilter,
-    widths: Sequence[int],
+    level_widths: Sequence[Tensor],
     normalize: Normalize,
-) -> _Frontier:
+    laps: Laps,
+) -> tuple[Frontier, Tensor]:
+    """The leaves found, best first, and (B,) the best score of any candidate dropped."""
     states = beams.prefill()
-    batch = len(states)
-    frontier = _Frontier(
-        node=states.new_zeros(batch, 1, dtype=torch.int64),
-        score=states.new_zeros(batch, 1, dtype=torch.float32),
-        token=states.new_zeros(batch, 1, dtype=torch.int64),
-        parent=states.new_zeros(batch, 1, dtype=torch.int64),
-        pruned=states.new_full((batch,), _NEVER, dtype=torch.float32),
-    )
-    for level, width in enumerate(widths):
+    laps.lap("prefill")
+    frontier = root(len(states), states.device)
+    pruned_B = torch.full_like(frontier.score[:, 0], NEVER)
+    for level, width_B in enumerate(level_widths):
         if level:
             states = beams.advance(frontier.token, frontier.parent)
-        frontier = _extend(states, head, trie, filter_, frontier, level, width, normalize)
-    return frontier
+            laps.lap("body")
+        candidates = extend(states, head, index, filter_, frontier, level, normalize, laps)
+        frontier, dropped_B = keep_best(candidates, index, level, width_B)
+        pruned_B = torch.maximum(pruned_B, dropped_B)
+        laps.lap("constraint")
+    return frontier, pruned_B
 
 
-def _extend(
-    states: Tensor,
-    head: LevelHead,
-    trie: SidTrie,
-    filter_: ItemFilter,
-    frontier: _Frontier,
-    level: int,
-    width: int,
-    normalize: Normalize,
-) -> _Frontier:
-    """Score all children of the frontier and keep the best `width`."""
-    logits_BWK = head.logits(states, level)
-    if level == 0:
-        code_BWC = trie.tok[0].long().expand(*frontier.node.shape, -1)
-        child_BWC = torch.arange(code_BWC.shape[-1], device=code_BWC.device).expand_as(code_BWC)
-        real_BWC = torch.ones_like(child_BWC, dtype=torch.bool)
-    else:
-        child_BWC, code_BWC, real_BWC = trie.children(level, frontier.node)
-    if not filter_.is_trivial:
-        real_BWC = real_BWC & filter_.alive(level, child_BWC.flatten(1)).view_as(child_BWC)
-    score_BWC = logits_BWK.gather(-1, code_BWC).masked_fill(~real_BWC, _NEVER)
-    if normalize == "trie":
-        log_z = score_BWC.logsumexp(-1)
-    else:
-        log_z = head.log_normalizer(states, logits_BWK, normalize)
-    score_BWC = score_BWC + (frontier.score - log_z).unsqueeze(-1)
-    score_BWC = score_BWC.masked_fill(~real_BWC, _NEVER)  # -inf - -inf is nan
-
-    score_BN, child_BN = score_BWC.flatten(1), child_BWC.flatten(1)
-    best = _ranking_key(score_BN, child_BN).topk(min(width + 1, score_BN.shape[1])).indices
-    pruned = frontier.pruned
-    if best.shape[1] > width:
-        pruned = torch.maximum(pruned, score_BN.gather(1, best[:, width:]).squeeze(1))
-        best = best[:, :width]
-    code_BW = code_BWC.flatten(1).gather(1, best)
-    return _Frontier(
-        node=child_BN.gather(1, best),
-        score=score_BN.gather(1, best),
-        token=trie.level_token_ids[level][code_BW],
-        parent=best // child_BWC.shape[-1],
-        pruned=pruned,
-    )
-
-
-def _ranking_key(score_BN: Tensor, node_BN: Tensor) -> Tensor:
-    """(B, N) int64 that orders by score, then by lower node: topk leaves ties undefined."""
-    bits = (score_BN + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # IEEE 754 floats sort as these integers
-    return (ordered.long() << 32) - node_BN
-
-
-def _expand_leaves(
-    trie: SidTrie, filter_: ItemFilter, frontier: _Frontier, num_items: int
-) -> tuple[Tensor, Tensor]:
-    """(B, k) items and scores of the best leaves: by score, then SID, then popularity."""
-    # Every leaf kept has an allowed item, so the first k leaves have at least k.
-    leaf_BW, score_BW = frontier.node[:, :num_items], frontier.score[:, :num_items]
-    low_BW, high_BW = trie.item_range(trie.num_levels - 1, leaf_BW)
-    most = max(1, int((high_BW - low_BW).max()))
-    place_BWC = low_BW.unsqueeze(-1) + torch.arange(most, device=leaf_BW.device)
-    real_BN = (place_BWC < high_BW.unsqueeze(-1)).flatten(1)
-    place_BN = place_BWC.flatten(1).clamp_(max=trie.num_items - 1)
-    score_BN = score_BW.repeat_interleave(most, 1)
-    real_BN = real_BN & (score_BN > _NEVER)
-    if not filter_.is_trivial:
-        real_BN = real_BN & filter_.item_alive(place_BN)
-    first = (~real_BN).to(torch.uint8).argsort(dim=1, stable=True)[:, :num_items]
-    real_Bk = real_BN.gather(1, first)
-    item_Bk = trie.item_order[place_BN.gather(1, first)].long().masked_fill(~real_Bk, -1)
-    score_Bk = score_BN.gather(1, first).masked_fill(~real_Bk, _NEVER)
-    missing = num_items - item_Bk.shape[1]
-    return (
-        nn.functional.pad(item_Bk, (0, missing), value=-1),
-        nn.functional.pad(score_Bk, (0, missing), value=_NEVER),
-    )
-
-
-def _widths(
-    trie: SidTrie, num_beams: int, num_items: int, widths: Sequence[int] | None
-) -> list[int]:
-    """Beams per level: at least k, since each is sure of one item only."""
-    if num_beams < 1 or num_items < 1:
-        raise ValueError(
-            f"num_beams and num_items: at least 1 needed, got {num_beams} and {num_items}"
-        )
-    if widths is None:
-        widths = [num_beams] * trie.num_levels
-    if len(widths) != trie.num_levels or min(widths) < 1:
-        raise ValueError(
-            f"widths: {trie.num_levels} numbers of at least 1 needed, one per level, got"
-            f" {list(widths)}"
-        )
-    return [max(width, num_items) for width in widths]
+def keep_best(
+    candidates: Candidates, index: SidIndex, level: int, width_B: Tensor
+) -> tuple[Frontier, Tensor]:
+    """Each user's best `width_B` candidates, best first, and (B,) the best score of the others."""
+    key_C = ranking_key(candidates.score_C, candidates.order_C)
+    key_BN = candidates.padded(key_C, torch.iinfo(torch.int64).min)
+    most = int(width_B.max())
+    found = candidates.take(index, level, key_BN.topk(min(most + 1, key_BN.shape[1])).indices)
+    column_V = torch.arange(found.score.shape[1], device=width_B.device)
+    score_BV = found.score.masked_fill(column_V != width_B.unsqueeze(1), NEVER)
+    kept_BV = found.score.masked_fill(column_V >= width_B.unsqueeze(1), NEVER)
+    frontier = found._replace(score=kept_BV)
+    return Frontier(*(values[:, :most] for values in frontier)), score_BV.max(1).values

@@ -22,7 +22,7 @@ def sid_grammar(trie: SidTrie) -> str:
     below: list[str] = []  # name of the rule after each node of the level; none after the last
     for level in reversed(range(1, trie.num_levels)):
         tokens = _tokens(trie, level)
-        starts = trie.child_start[level - 1].tolist()
+        starts = trie.child_start[level - 1].dense().tolist()
         sides = [_alternatives(tokens[low:high], below[low:high]) for low, high in pairwise(starts)]
         below = [rules.setdefault(side, f"s{len(rules)}") for side in sides]
     root = _alternatives(_tokens(trie, 0), below)

@@ -86,7 +86,7 @@ def propose(
         trie,
         num_beams=count,
         num_items=count,
-        excluded_items=batch.excluded,
+        excluded=batch.excluded,
         certify=False,
     )
     items_BG = found.items

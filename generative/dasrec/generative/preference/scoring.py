@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from dasrec.core import SemanticIds
 from dasrec.generative.decoding.beams import prompt_positions
+from dasrec.generative.decoding.paths import item_paths
 from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.model.logits import rescale
 from dasrec.generative.training.loss import OutputRows
@@ -37,12 +38,7 @@ class CandidateScorer:
         self.spans = [slice(*ends_of) for ends_of in pairwise(ends)]
         device = trie.device
         self.code_IL = torch.from_numpy(np.asarray(sids.items.codes).astype(np.int64)).to(device)
-        leaf_I = torch.searchsorted(
-            trie.item_start, trie.item_position.to(trie.item_start.dtype), right=True
-        )
-        self.node_IL = torch.stack(
-            [trie.leaf_nodes(level)[leaf_I - 1] for level in range(trie.num_levels)], dim=1
-        )
+        self.node_IL = item_paths(trie, torch.arange(trie.num_items, device=device)).node_NL
 
     def logits(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, items_BG: Tensor
@@ -124,11 +120,11 @@ class CandidateScorer:
         parts = []
         for number, level in enumerate(logits):
             probs = level.detach().softmax(-1)
-            if number == 0:
-                parts.append(probs[..., self.trie.tok[0].long()].sum(-1))
-            else:
-                _, code, real = self.trie.children(number, nodes_BGL[..., number - 1])
-                parts.append(probs.gather(-1, code).mul(real).sum(-1))
+            before_BG = nodes_BGL[..., number - 1] if number else torch.zeros_like(items_BG)
+            children = self.trie.children(number, before_BG.flatten())
+            probs = probs.flatten(0, 1)[children.row_C, children.code_C]
+            mass = torch.zeros(items_BG.numel(), device=probs.device)
+            parts.append(mass.index_add(0, children.row_C, probs).view_as(items_BG))
         return torch.stack(parts, dim=-1)
 
 

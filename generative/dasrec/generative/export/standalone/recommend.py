@@ -34,8 +34,10 @@ class Catalogue:
             self.level_tokens = [file.get_tensor(f"level_token_ids.{n}") for n in levels]
             codes = [file.get_tensor(f"tok.{n}").long() for n in levels]
             child_start = [file.get_tensor(f"child_start.{n}").long() for n in levels[:-1]]
-            start = file.get_tensor("item_start").long()
-            order = file.get_tensor("item_order").long()
+            order = file.get_tensor("item_of_place").long()
+            start = torch.arange(len(order) + 1)  # unless items share semantic IDs
+            if "item_start" in file.keys():
+                start = file.get_tensor("item_start").long()
         node = torch.arange(len(start) - 1)  # from every leaf up to the root
         columns = []
         for level in reversed(levels):
