@@ -19,6 +19,7 @@ from scipy.stats import norm
 from dasrec.core.seeding import generator
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 
 _BLOCK = 1 << 23  # numbers at a time: bounds the memory of a (block of B, U) array
 
@@ -66,27 +67,32 @@ def ratio_intervals(
     total = numerator.sum(0)
     # Most columns share their weights with others, of one slice: resample those once.
     distinct, column = np.unique(weight, axis=1, return_inverse=True)
+    # Single precision halves the time; scaled, because it has a narrow range as well.
+    scale = np.abs(numerator).max(0).clip(min=np.finfo(float).tiny)
+    share, mass = (numerator / scale).astype(np.float32), distinct.astype(np.float32)
+    observed = np.abs(share.sum(0, dtype=float)) - 1e-6 * np.abs(share).sum(0)
     ratios, extreme = [], np.zeros(len(total))
     for counts, signs in _draws(len(numerator), num_samples, seed):
         # a resample that misses all of a small slice's users has no ratio
         with np.errstate(invalid="ignore"):
-            ratios.append((counts @ numerator) / (counts @ distinct)[:, column])
-        extreme += (np.abs(signs @ numerator) >= np.abs(total) * (1 - 1e-9)).sum(0)
+            ratios.append((counts @ share) / (counts @ mass)[:, column])
+        extreme += (np.abs(signs @ share) >= observed).sum(0)
     tail = (1 - level) / 2
-    low, high = np.nanquantile(np.concatenate(ratios), [tail, 1 - tail], axis=0)
+    low, high = np.nanquantile(np.concatenate(ratios), [tail, 1 - tail], axis=0) * scale
     return Intervals(total / weight.sum(0), low, high, (1 + extreme) / (1 + num_samples))
 
 
-def _draws(num_users: int, num_samples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+def _draws(num_users: int, num_samples: int, seed: int) -> Iterator[tuple[Singles, Singles]]:
     """Blocks of (rows, U) how often each user is drawn, and of (rows, U) signs."""
     resampling, swapping = generator(seed, "bootstrap"), generator(seed, "randomisation")
     block = max(1, _BLOCK // num_users)
     for first in range(0, num_samples, block):
         rows = min(block, num_samples - first)
-        counts = np.empty((rows, num_users))
+        counts = np.empty((rows, num_users), np.float32)
         for row in counts:
             row[:] = np.bincount(resampling.integers(0, num_users, num_users), minlength=num_users)
-        yield counts, swapping.integers(0, 2, (rows, num_users)) * 2.0 - 1
+        signs = swapping.integers(0, 2, (rows, num_users), np.int8) * np.float32(2) - np.float32(1)
+        yield counts, signs
 
 
 def auc_influence(
