@@ -51,6 +51,8 @@ class SidTrie:
     """(I,) int32 place of each item."""
     fingerprint: str = ""
     """Checksum of the SemanticIds the trie was built from."""
+    has_end: bool = False
+    """Whether short SIDs end in a code of their own, the last of every level but the first."""
 
     @classmethod
     def from_sids(
@@ -82,9 +84,10 @@ class SidTrie:
                 begins another where there is no end token.
         """
         sizes, tables = checked_tables(level_sizes, level_token_ids, end_token_id)
-        codes_IL = checked_codes(codes, sizes, has_end=end_token_id is not None)
-        tree = build_tree(codes_IL, sizes, popularity, has_end=end_token_id is not None)
-        return _assemble(sizes, tables, tree, fingerprint)
+        has_end = end_token_id is not None
+        codes_IL = checked_codes(codes, sizes, has_end=has_end)
+        tree = build_tree(codes_IL, sizes, popularity, has_end=has_end)
+        return assemble(sizes, tables, tree, fingerprint, has_end)
 
     @property
     def num_levels(self) -> int:
@@ -174,7 +177,9 @@ class SidTrie:
         """The same trie on `device`."""
         if torch.device(device) == self.device:
             return self
-        starts = {id(o): o.to(device) for o in (*self.child_start, *self.place_start) if o is not None}
+        starts = {
+            id(o): o.to(device) for o in (*self.child_start, *self.place_start) if o is not None
+        }
         return replace(
             self,
             level_token_ids=tuple(t.to(device) for t in self.level_token_ids),
@@ -186,10 +191,15 @@ class SidTrie:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all.
+        """Write one safetensors file, whole or not at all."""
+        write_trie(path, *self.contents())
 
-        It holds `level_token_ids.l`, `tok.l`, `child_start.l`, `item_of_place`, and `item_start`
-        where items share SIDs (of leaf f the places `item_start[f]:item_start[f + 1]`).
+    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Header and tensors of the file.
+
+        The tensors are `level_token_ids.l`, `tok.l`, `child_start.l`, `item_of_place`, and
+        `item_start` where items share SIDs (of leaf f the places
+        `item_start[f]:item_start[f + 1]`).
         """
         tensors = {"item_of_place": self.item_of_place}
         for level, (table, tok) in enumerate(zip(self.level_token_ids, self.tok, strict=True)):
@@ -198,8 +208,12 @@ class SidTrie:
             tensors[f"child_start.{level}"] = starts.dense().int()
         if self.place_start[-1] is not None:
             tensors["item_start"] = self.place_start[-1].dense().int()
-        header = {"level_sizes": self.level_sizes, "fingerprint": self.fingerprint}
-        write_trie(path, header, tensors)
+        header = {
+            "level_sizes": self.level_sizes,
+            "fingerprint": self.fingerprint,
+            "has_end": self.has_end,
+        }
+        return header, tensors
 
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> "SidTrie":
@@ -218,6 +232,11 @@ class SidTrie:
                 f"{path}: trie of other semantic IDs, got {header['fingerprint']!r} instead of"
                 f" {fingerprint!r}; build it again"
             )
+        return cls.from_contents(header, tensors)
+
+    @classmethod
+    def from_contents(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> "SidTrie":
+        """The trie that `contents` describes."""
         sizes = tuple(header["level_sizes"])
         tree = Tree(
             tok=[tensors[f"tok.{level}"].numpy() for level in range(len(sizes))],
@@ -228,11 +247,15 @@ class SidTrie:
             item_of_place=tensors["item_of_place"].numpy(),
         )
         tables = tuple(tensors[f"level_token_ids.{level}"] for level in range(len(sizes)))
-        return _assemble(sizes, tables, tree, header["fingerprint"])
+        return assemble(sizes, tables, tree, header["fingerprint"], header["has_end"])
 
 
-def _assemble(
-    sizes: tuple[int, ...], tables: tuple[Tensor, ...], tree: Tree, fingerprint: str
+def assemble(
+    sizes: tuple[int, ...],
+    tables: tuple[Tensor, ...],
+    tree: Tree,
+    fingerprint: str,
+    has_end: bool,
 ) -> SidTrie:
     """Compress the arrays and add what follows from them."""
     child_start = tuple(Offsets.of(starts) for starts in tree.child_start)
@@ -256,4 +279,5 @@ def _assemble(
         item_of_place=torch.from_numpy(tree.item_of_place),
         place_of_item=torch.from_numpy(place_of_item),
         fingerprint=fingerprint,
+        has_end=has_end,
     )
