@@ -10,9 +10,10 @@ import torch
 from dasrec.core import Corpus, SemanticIds, SidTable
 from dasrec.core.corpus import SPLITS
 from dasrec.ranking import CtrModel, FeatureConfig, ModelConfig, NegativesConfig, build_schema
-from dasrec.ranking.features import attribute_rows, learned_levels
+from dasrec.ranking.features.fit import learned_levels
 from dasrec.ranking.negatives import rows_of
-from dasrec.ranking.rows import HistorySource, Rows, impression_rows, to_tensors
+from dasrec.ranking.row_tensors import to_tensors
+from dasrec.ranking.rows import HistorySource, impression_rows
 from dasrec.ranking.tables import build_tables, cross_rows, hash_collisions, prefix_keys
 
 CPU = torch.device("cpu")
@@ -30,43 +31,6 @@ def test_vocabularies_come_from_training_rows(
     changed = np.where(split > 0, (item + 7) % small.sizes[1], item)
     other = make_corpus(user, changed, time, label, split, small.sizes, impressions=True)
     assert build_schema(config, other, impression_rows(other, "train"), small.sids) == schema
-
-
-def test_attributes_are_picked_by_cardinality(small: Any) -> None:
-    train = impression_rows(small.corpus, "train")
-    schema = build_schema(FeatureConfig(), small.corpus, train, None)
-    assert schema.user_attributes == {"age": ("0", "1", "2")}
-    # brand_name only renames brand; titles and ids are not categories
-    assert schema.item_attributes == {"brand": ("b0", "b1", "b2", "b3")}
-    rows = attribute_rows(small.corpus.items, schema.item_attributes)[:, 0]
-    expected = [0 if b is None else int(b[1]) + 1 for b in small.corpus.items["brand"]]
-    assert rows.tolist() == expected
-    unknown = attribute_rows(small.corpus.items, {"brand": ("b1",)})[:, 0]
-    assert set(unknown.tolist()) == {0, 1}
-
-
-def test_categories_of_items_without_training_rows_are_unknown(small: Any) -> None:
-    train = impression_rows(small.corpus, "train")
-    brand = small.corpus.items["brand"]
-    seen = brand[train.item_idx.astype(np.int64)].to_numpy() == "b1"
-    without = Rows(*(column[~seen] for column in train))
-    schema = build_schema(FeatureConfig(), small.corpus, without, None)
-    assert schema.item_attributes == {"brand": ("b0", "b2", "b3")}
-    rows = attribute_rows(small.corpus.items, schema.item_attributes)[:, 0]
-    assert (rows[(brand == "b1").fill_null(False).to_numpy()] == 0).all()
-
-
-def test_configured_columns_and_their_faults(small: Any) -> None:
-    train = impression_rows(small.corpus, "train")
-    config = FeatureConfig(item_columns=("title",), user_columns=())
-    schema = build_schema(config, small.corpus, train, None)
-    assert list(schema.item_attributes) == ["title"]
-    assert schema.user_attributes == {}
-    with pytest.raises(ValueError, match="no column 'colour' in the items table"):
-        build_schema(FeatureConfig(item_columns=("colour",)), small.corpus, train, None)
-    nothing = FeatureConfig(ids=False, item_columns=())
-    with pytest.raises(ValueError, match="nothing describes the item"):
-        build_schema(nothing, small.corpus, train, None)
 
 
 def test_disambiguation_level_is_not_a_feature() -> None:
@@ -129,13 +93,9 @@ def build_model(world: Any, config: FeatureConfig, sids: SemanticIds | None = No
 
 def test_match_counts_equal_brute_force(small: Any) -> None:
     model = build_model(small, FeatureConfig(max_history=12))
-    rows = to_tensors(impression_rows(small.corpus, "test"), CPU)
+    rows = to_tensors(impression_rows(small.corpus, "test"), model.schema, CPU)
     batch = HistorySource(small.corpus, 12, CPU).batch(rows.user_M, rows.item_M, rows.end_M)
-    seen: list[torch.Tensor] = []
-    handle = model.embedding.register_forward_hook(lambda _, __, got: seen.append(got.same_BTL))
-    model(batch)
-    handle.remove()
-    counts = seen[0].sum(1)
+    counts = model.embedding(batch).same_BTL.sum(1)
     codes = small.codes
     for row in range(len(rows.user_M)):
         target = codes[rows.item_M[row]]
@@ -164,7 +124,7 @@ def test_every_table_that_is_on_gets_a_gradient(small: Any, off: str) -> None:
     everything = dict(build_model(small, FeatureConfig(**values)).named_parameters())
     switch = 0 if off == "sid_cross" else False
     model = build_model(small, FeatureConfig(**values | {off: switch}))
-    rows = to_tensors(impression_rows(small.corpus, "train"), CPU)
+    rows = to_tensors(impression_rows(small.corpus, "train"), model.schema, CPU)
     batch = HistorySource(small.corpus, 50, CPU).batch(rows.user_M, rows.item_M, rows.end_M)
     torch.nn.functional.binary_cross_entropy_with_logits(model(batch), rows.label_M).backward()
     for name, parameter in model.named_parameters():

@@ -1,100 +1,128 @@
 """Embeddings of one side of a row: the user, or the item.
 
-Shape letters: B rows of any shape, F fields, D embedding width, A attributes, L levels.
+Shape letters: B rows of any shape, F fields, D embedding width, E width of a history element.
 """
 
 import torch
 from torch import Tensor, nn
 
+from dasrec.ranking.attributes import (
+    CategoryEmbedding,
+    DenseEmbedding,
+    NumberEmbedding,
+    SequenceEmbedding,
+    embedding_table,
+)
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
+from dasrec.ranking.features.fields import Side, TableSide
+from dasrec.ranking.lookup import LookupBuffers
+from dasrec.ranking.sid_embedding import SidEmbedding, SidGate
 from dasrec.ranking.tables import SideTables
 
-INIT_STD = 0.05
 
+class AttributeEmbedding(nn.Module):
+    """The typed fields of a side: categories and buckets, numbers, sequences, frozen vectors."""
 
-class LookupBuffers(nn.Module):
-    """`SideTables` as buffers: they follow the model to its device and are not saved with it."""
-
-    id: Tensor
-    attributes: Tensor
-    levels: Tensor
-    prefixes: Tensor
-    hashes: Tensor
-    keys: Tensor
-    vectors: Tensor
-
-    def __init__(self, tables: SideTables) -> None:
-        """Register the tables."""
+    def __init__(self, side: Side, schema: FeatureSchema, dim: int) -> None:
+        """Make the embeddings of the fields that the schema has."""
         super().__init__()
-        for name, values in tables._asdict().items():
-            self.register_buffer(name, values, persistent=False)
+        categories = [field.num_rows for field in schema.categories(side)]
+        sequences = [field.num_rows for field in schema.sequences(side)]
+        dense = [field.dim for field in schema.dense(side)]
+        self.num_numbers = len(schema.numbers(side))
+        self.categories = CategoryEmbedding(categories, dim) if categories else None
+        self.numbers = NumberEmbedding(self.num_numbers, dim) if self.num_numbers else None
+        self.sequences = SequenceEmbedding(sequences, dim) if sequences else None
+        self.dense = DenseEmbedding(dense, dim) if dense else None
+        self.num_fields = len(categories) + self.num_numbers + len(sequences) + len(dense)
+
+    def of_context(self, categories_BA: Tensor, numbers_BN: Tensor) -> list[Tensor]:
+        """(B, ..., D) fields that come with each row."""
+        found = [] if self.categories is None else [self.categories(categories_BA)]
+        if self.numbers is not None:
+            found.append(self.numbers(numbers_BN))
+        return found
+
+    def fields(self, rows: LookupBuffers, index_B: Tensor) -> list[Tensor]:
+        """(B, ..., D) fields that are looked up, num_fields in all."""
+        found = self.of_context(rows.categories[index_B], rows.numbers[index_B])
+        if self.sequences is not None:
+            found.append(self.sequences(rows.sequences[index_B]))
+        if self.dense is not None:
+            found.append(self.dense(rows.dense[index_B]))
+        return found
 
 
 class SideEmbedding(nn.Module):
     """Fields of one side: id, attributes and semantic ID."""
 
     def __init__(
-        self, side: str, config: FeatureConfig, schema: FeatureSchema, tables: SideTables, dim: int
+        self,
+        side: TableSide,
+        config: FeatureConfig,
+        schema: FeatureSchema,
+        tables: SideTables,
+        dim: int,
     ) -> None:
-        """Make the embeddings of `side`, "user" or "item"."""
+        """Make the embeddings of `side`."""
         super().__init__()
         self.rows, self.dim = LookupBuffers(tables), dim
         vocabulary = getattr(schema, f"{side}_vocabulary")
-        attributes: dict[str, tuple[str, ...]] = getattr(schema, f"{side}_attributes")
-        level_sizes: tuple[int, ...] = getattr(schema, f"{side}_levels")
-        has_sids = bool(level_sizes)
+        levels: tuple[int, ...] = getattr(schema, f"{side}_levels")
         self.id = embedding_table(len(vocabulary) + 1, dim) if config.ids else None
-        self.attributes = nn.ModuleList(
-            embedding_table(len(values) + 1, dim) for values in attributes.values()
+        self.attributes = AttributeEmbedding(side, schema, dim)
+        self.sid = SidEmbedding(config, levels, tables.vectors.shape[1], dim)
+        gated = side == "item" and config.sid_gate and config.ids and self.sid.num_fields > 0
+        self.gate = SidGate(self.sid.num_fields, dim) if gated else None
+        self.num_fields = (self.id is not None) + self.attributes.num_fields + self.sid.num_fields
+        self.history_codes = config.sid_history and self.sid.has_codes
+        self.history_attributes = (
+            config.attribute_history and self.attributes.categories is not None
         )
-        self.levels = (
-            embedding_table(sum(level_sizes) + 1, dim) if has_sids and config.sid_levels else None
+        self.sequence_dim = dim * (
+            (self.id is not None) + self.history_codes + self.history_attributes
         )
-        self.prefixes = (
-            embedding_table(config.hash_size, dim) if has_sids and config.sid_prefixes else None
-        )
-        has_embedded_sids = self.levels is not None or self.prefixes is not None
-        self.in_history = config.sid_history and has_embedded_sids
-        self.num_fields = (
-            (self.id is not None)
-            + len(attributes)
-            + (self.levels is not None) * len(level_sizes)
-            + (self.prefixes is not None)
-        )
-        self.sequence_dim = dim * ((self.id is not None) + self.in_history)
 
     def forward(self, index_B: Tensor) -> Tensor:
-        """(B, F, D) everything about these users or items."""
-        rows = self.rows
-        fields = [
-            table(rows.attributes[index_B, column])[:, None]
-            for column, table in enumerate(self.attributes)
-        ]
-        if self.id is not None:
-            fields.append(self.id(rows.id[index_B])[:, None])
-        if self.levels is not None:
-            fields.append(self.levels(rows.levels[index_B]))
-        if self.prefixes is not None:
-            fields.append(self.prefixes(rows.prefixes[index_B]).sum(-2)[:, None])
-        if not fields:
-            return rows.vectors.new_zeros(len(index_B), 0, self.dim)
-        return torch.cat(fields, dim=1)
+        """(B, F, D) everything about these users or items, the id first."""
+        attributes = self.attributes.fields(self.rows, index_B)
+        sids = self.sid.fields(self.rows, index_B)
+        ids = [] if self.id is None else [self._id(index_B, sids)[:, None]]
+        found = [*ids, *attributes, *sids]
+        if not found:
+            return self.rows.vectors.new_zeros(len(index_B), 0, self.dim)
+        return torch.cat(found, dim=1)
 
     def sequence(self, index_B: Tensor) -> Tensor:
-        """(B, E) id beside the sum of the semantic-ID embeddings, for the attention."""
-        rows = self.rows
-        parts = [self.id(rows.id[index_B])] if self.id is not None else []
-        if self.in_history:
-            tables = ((self.levels, rows.levels), (self.prefixes, rows.prefixes))
-            summed = [table(row[index_B]).sum(-2) for table, row in tables if table is not None]
-            parts.append(torch.stack(summed).sum(0))
+        """(B, E) id, sum of the semantic-ID embeddings, sum of the categories, side by side."""
+        rows, parts = self.rows, []
+        if self.id is not None:
+            sids = self.sid.fields(rows, index_B) if self.gate is not None else []
+            parts.append(self._id(index_B, sids))
+        if self.history_codes:
+            parts.append(self.sid.summed(rows, index_B))
+        if self.history_attributes:
+            assert self.attributes.categories is not None
+            parts.append(self.attributes.categories(rows.categories[index_B]).sum(-2))
         if not parts:
             return rows.vectors.new_zeros(*index_B.shape, 0)
         return torch.cat(parts, dim=-1)
 
+    def transfer_loss(self, index_B: Tensor) -> Tensor:
+        """Scalar, see `SidGate.transfer_loss`; 0 without a gate."""
+        if self.gate is None or self.id is None:
+            return self.rows.vectors.new_zeros(())
+        fields_BFD = torch.cat(self.sid.fields(self.rows, index_B), dim=-2)
+        popularity_B = self.rows.popularity[index_B]
+        return self.gate.transfer_loss(self.id(self.rows.id[index_B]), fields_BFD, popularity_B)
 
-def embedding_table(rows: int, dim: int) -> nn.Embedding:
-    """(rows, dim) table with small random values."""
-    table = nn.Embedding(rows, dim)
-    nn.init.normal_(table.weight, std=INIT_STD)
-    return table
+    def _id(self, index_B: Tensor, sids: list[Tensor]) -> Tensor:
+        """(B, D) embedding of the id, mixed with its semantic ID where there is a gate."""
+        assert self.id is not None
+        row_B = self.rows.id[index_B]
+        id_BD: Tensor = self.id(row_B)
+        if self.gate is None:
+            return id_BD
+        fields_BFD = torch.cat(sids, dim=-2)
+        gated_BD: Tensor = self.gate(id_BD, fields_BFD, self.rows.popularity[index_B], row_B > 0)
+        return gated_BD

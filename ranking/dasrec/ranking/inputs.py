@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasrec.ranking.embedding import SideEmbedding, embedding_table
+from dasrec.ranking.attributes import embedding_table, known
+from dasrec.ranking.embedding import AttributeEmbedding, SideEmbedding
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
 from dasrec.ranking.rows import Batch
 from dasrec.ranking.tables import FeatureTables, cross_rows
@@ -69,15 +70,23 @@ class FeatureEmbedding(nn.Module):
         self.hash_size, self.max_history = config.hash_size, config.max_history
         self.user = SideEmbedding("user", config, schema, tables.users, dim)
         self.item = SideEmbedding("item", config, schema, tables.items, dim)
+        self.context = AttributeEmbedding("context", schema, dim)
+        self.transfer = config.sid_transfer
         self.num_levels = len(schema.item_levels) if config.sid_match else 0
         levels = min(tables.users.hashes.shape[1], tables.items.hashes.shape[1])
         self.num_cross_fields = min(levels, config.sid_cross)
         self.cross = embedding_table(config.hash_size, dim) if self.num_cross_fields else None
         self.similar = config.sid_similarity and bool(schema.item_levels)
         self.shared_space = schema.shared_space
-        self.num_user_fields = self.user.num_fields
+        self.num_user_fields = self.user.num_fields + self.context.num_fields
         self.num_item_fields = self.item.num_fields
-        self.num_dense = 1 + 2 * self.num_levels + self.similar * (1 + schema.shared_space)
+        sides = (self.user.attributes, self.item.attributes, self.context)
+        self.num_dense = (
+            1
+            + 2 * self.num_levels
+            + self.similar * (1 + schema.shared_space)
+            + sum(side.num_numbers for side in sides)
+        )
         self.history_dim = self.item.sequence_dim
         self.distinct_items = True
         """Embed an item that is in many histories of the batch only once. Faster, but the shapes
@@ -91,7 +100,7 @@ class FeatureEmbedding(nn.Module):
         same_BTL = ((history_BTL == target_BL[:, None, :]) & (history_BTL > 0)).float()
         target_BE, history_BTE = self._sequence(batch.item_B, batch.history_BT)
         return Inputs(
-            self.user(batch.user_B),
+            self._user(batch),
             self.item(batch.item_B),
             self._crosses(batch.user_B, batch.item_B),
             self._dense(batch, same_BTL, real_BT),
@@ -103,7 +112,11 @@ class FeatureEmbedding(nn.Module):
 
     def auxiliary_loss(self, batch: Batch) -> Tensor:
         """Scalar to add to the training loss; 0 where no feature needs one."""
-        return self.item.rows.vectors.new_zeros(())
+        return self.transfer * self.item.transfer_loss(batch.item_B)
+
+    def _user(self, batch: Batch) -> Tensor:
+        context = self.context.of_context(batch.category_BC, batch.number_BC)
+        return torch.cat([self.user(batch.user_B), *context], dim=1)
 
     def _sequence(self, item_B: Tensor, history_BT: Tensor) -> tuple[Tensor, Tensor]:
         if not self.distinct_items:
@@ -131,7 +144,14 @@ class FeatureEmbedding(nn.Module):
         scale = math.log1p(self.max_history)
         length_B1 = real_BT.sum(1, keepdim=True).float()
         count_BL = same_BTL.sum(1)
-        parts = [length_B1.log1p() / scale, count_BL.log1p() / scale, (count_BL > 0).float()]
+        parts = [
+            length_B1.log1p() / scale,
+            count_BL.log1p() / scale,
+            (count_BL > 0).float(),
+            known(self.user.rows.numbers[batch.user_B]),
+            known(self.item.rows.numbers[batch.item_B]),
+            known(batch.number_BC),
+        ]
         if self.similar:
             vector_BD = self.item.rows.vectors[batch.item_B]
             history_BD = self._mean_vector(batch.history_BT, length_B1)

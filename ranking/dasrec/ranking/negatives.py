@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from pydantic import Field
 
 from dasrec.core.config import StageConfig
@@ -60,6 +61,7 @@ def sampled_rows(config: NegativesConfig, corpus: Corpus, split: Split, seed: in
         items.ravel()[found].astype(np.int32),
         label.ravel()[found],
         np.repeat(positives, width)[found],
+        pl.DataFrame({"timestamp": np.repeat(corpus.timestamp[positives], width)[found]}),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 from safetensors.torch import load_file
 from scipy.special import expit
@@ -16,8 +17,9 @@ from dasrec.core.corpus import Corpus, Int64s
 from dasrec.core.semantic_ids import SemanticIds
 from dasrec.ranking.backbones import ModelConfig
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
+from dasrec.ranking.features.encode import encode_context
 from dasrec.ranking.model import CtrModel
-from dasrec.ranking.rows import HistorySource
+from dasrec.ranking.rows import HistorySource, Rows
 from dasrec.ranking.tables import FeatureTables, build_tables
 
 Indices = npt.NDArray[np.int32] | Int64s
@@ -38,6 +40,7 @@ class Ranker:
         item_idx: Indices,
         history_end: Int64s,
         batch_size: int = 8192,
+        context: pl.DataFrame | None = None,
     ) -> npt.NDArray[np.float32]:
         """Logits of rows, in their order.
 
@@ -47,12 +50,18 @@ class Ranker:
             history_end: (M,) interaction row where each history ends, exclusive (for a query of
                 `Corpus.queries` that is the query itself).
             batch_size: rows at a time.
+            context: (M rows) what `context_columns` of the schema names; None = not known.
+
+        Raises:
+            ValueError: a context column that is missing or of another type than in training.
         """
         device = self.source.device
+        encoded = encode_context(self.model.schema, context, len(user_idx))
         columns = [
             torch.from_numpy(np.array(column, np.int64))
             for column in (user_idx, item_idx, history_end)
         ]
+        columns += [torch.from_numpy(column) for column in encoded]
         logits = np.empty(len(columns[0]), np.float32)
         self.model.eval()
         with torch.inference_mode():
@@ -61,6 +70,10 @@ class Ranker:
                 batch = self.source.batch(*(column[part].to(device) for column in columns))
                 logits[part] = self.model(batch).cpu().numpy()
         return logits
+
+    def score_rows(self, rows: Rows, batch_size: int = 8192) -> npt.NDArray[np.float32]:
+        """Logits of labelled rows, in their order, with their context."""
+        return self.score(rows.user_idx, rows.item_idx, rows.history_end, batch_size, rows.context)
 
     def probability(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Click probabilities of logits, same shape."""

@@ -1,16 +1,17 @@
 """Rows to score, and the history that precedes each of them.
 
-Shape letters: M rows, B batch, T history length, N interactions.
+Shape letters: M rows, B batch, T history length, C columns of the context, N interactions.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 from torch import Tensor
 
-from dasrec.core.corpus import SPLITS, Corpus, Int32s, Int64s, Split
+from dasrec.core.corpus import SPLITS, Corpus, Int32s, Int64s, Split, take_rows
 
 
 class Rows(NamedTuple):
@@ -24,6 +25,8 @@ class Rows(NamedTuple):
     """(M,) 0 or 1."""
     history_end: Int64s
     """(M,) the history is the interactions `user_start[u]:history_end` (point in time)."""
+    context: pl.DataFrame | None = None
+    """(M rows) `timestamp` (seconds) and the log's context columns; None = not known."""
 
 
 def impression_rows(corpus: Corpus, split: Split) -> Rows:
@@ -31,11 +34,14 @@ def impression_rows(corpus: Corpus, split: Split) -> Rows:
     impressions = corpus.impressions
     assert impressions is not None
     rows = np.flatnonzero(impressions.split == SPLITS[split])
+    context = take_rows(impressions.context, rows)
+    timestamp = pl.Series("timestamp", impressions.timestamp[rows])
     return Rows(
         impressions.user_idx[rows],
         impressions.item_idx[rows],
         impressions.label[rows],
         impressions.history_end[rows],
+        pl.DataFrame([timestamp, *context]),
     )
 
 
@@ -48,6 +54,10 @@ class Batch(NamedTuple):
     """(B,) item_idx + 1."""
     history_BT: Tensor
     """(B, T) item_idx + 1, oldest first, 0 on the left where the history is shorter."""
+    category_BC: Tensor
+    """(B, C) row in the embedding of each category of the context, 0 = missing or unknown."""
+    number_BC: Tensor
+    """(B, C) standardised numbers of the context, NaN = missing."""
 
 
 class HistorySource:
@@ -66,13 +76,22 @@ class HistorySource:
         self.max_length = max_length
         self.device = device
 
-    def batch(self, user_B: Tensor, item_B: Tensor, end_B: Tensor) -> Batch:
+    def batch(
+        self,
+        user_B: Tensor,
+        item_B: Tensor,
+        end_B: Tensor,
+        category_BC: Tensor | None = None,
+        number_BC: Tensor | None = None,
+    ) -> Batch:
         """Put rows and their histories together; T is the longest history of this batch.
 
         Args:
             user_B: (B,) user_idx.
             item_B: (B,) item_idx of the targets.
             end_B: (B,) interaction row at which each history ends (exclusive).
+            category_BC: (B, C) categories of the context; None for a model without any.
+            number_BC: (B, C) numbers of the context; likewise.
         """
         first_B = self.start_U[user_B]
         longest = int((end_B - first_B).max().clamp(1, self.max_length))
@@ -83,24 +102,8 @@ class HistorySource:
             if len(self.item_N)
             else torch.zeros_like(position_BT)
         )
-        return Batch(user_B, item_B + 1, (items_BT + 1) * real_BT)
-
-
-class RowTensors(NamedTuple):
-    """`Rows` as int64 and float32 tensors on the training device."""
-
-    user_M: Tensor
-    item_M: Tensor
-    label_M: Tensor
-    end_M: Tensor
-
-
-def to_tensors(rows: Rows, device: torch.device) -> RowTensors:
-    """Copy rows to `device`."""
-    user, item, label, end = (np.array(column) for column in rows)
-    return RowTensors(
-        torch.from_numpy(user.astype(np.int64)).to(device),
-        torch.from_numpy(item.astype(np.int64)).to(device),
-        torch.from_numpy(label.astype(np.float32)).to(device),
-        torch.from_numpy(end.astype(np.int64)).to(device),
-    )
+        if category_BC is None:
+            category_BC = user_B.new_zeros(len(user_B), 0)
+        if number_BC is None:
+            number_BC = torch.zeros(len(user_B), 0, device=self.device)
+        return Batch(user_B, item_B + 1, (items_BT + 1) * real_BT, category_BC, number_BC)

@@ -1,10 +1,11 @@
 """What is known of every user and item, as lookup tables of embedding rows.
 
-Shape letters: U users, I items, A attributes, L semantic-ID levels, D vector width.
+Shape letters: U users, I items, A categories, N numbers, S sequences of K values, E widths of
+dense vectors, L semantic-ID levels, D width of a quantized vector.
 Item tables have I + 1 rows: row 0 is padding, item_idx i is row i + 1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from dasrec.core.corpus import Corpus
 from dasrec.core.semantic_ids import SemanticIds, SidTable
-from dasrec.ranking.features import FeatureConfig, FeatureSchema, attribute_rows
+from dasrec.ranking.features import FeatureConfig, FeatureSchema
+from dasrec.ranking.features.encode import encode_table
+from dasrec.ranking.features.fit import learned_levels
 
 Int64s = npt.NDArray[np.int64]
 
@@ -23,12 +26,22 @@ class SideTables(NamedTuple):
 
     id: Tensor
     """(rows,) row of the id embedding, 0 = unknown."""
-    attributes: Tensor
-    """(rows, A) row in each attribute's table, 0 = missing."""
+    popularity: Tensor
+    """(rows,) log1p(training rows) over that of the most frequent item; 0 for users."""
+    categories: Tensor
+    """(rows, A) row in each category's embedding, 0 = missing or unknown."""
+    numbers: Tensor
+    """(rows, N) standardised numbers, NaN = missing."""
+    sequences: Tensor
+    """(rows, S, K) 1 + row in each sequence's embedding, 0 = no value."""
+    dense: Tensor
+    """(rows, E) frozen vectors side by side."""
     levels: Tensor
     """(rows, L) row in the level table: 1 + offset of the level + code."""
     prefixes: Tensor
     """(rows, L) row of each prefix in the hashed table."""
+    bigrams: Tensor
+    """(rows, L - 1) row of each pair of neighbouring codes in the hashed table."""
     hashes: Tensor
     """(rows, L) 31-bit hash of each prefix, for crosses."""
     keys: Tensor
@@ -47,29 +60,30 @@ class FeatureTables(NamedTuple):
 def build_tables(
     config: FeatureConfig, schema: FeatureSchema, corpus: Corpus, sids: SemanticIds | None
 ) -> FeatureTables:
-    """Look everything up once, so that training only gathers rows."""
+    """Look everything up once, so that training only gathers rows.
+
+    Raises:
+        ValueError: tables or semantic IDs that are not of the schema's form.
+    """
+    _check_sids(schema, sids)
     users = sids.users if sids is not None and schema.user_levels else None
     items = sids.items if sids is not None and schema.item_levels else None
-    user_parts = _side(
-        _id_rows(schema.user_vocabulary, corpus.num_users),
-        attribute_rows(corpus.users, schema.user_attributes),
-        users,
-        schema.user_levels,
-        config.hash_size,
-        salt=1,
-    )
-    item_parts = _side(
-        _id_rows(schema.item_vocabulary, corpus.num_items),
-        attribute_rows(corpus.items, schema.item_attributes),
-        items,
-        schema.item_levels,
-        config.hash_size,
-        salt=2,
-    )
-    padded = [np.concatenate([np.zeros_like(part[:1]), part]) for part in item_parts]
+    user_parts = {
+        "id": _id_rows(schema.user_vocabulary, corpus.num_users),
+        "popularity": np.zeros(corpus.num_users, np.float32),
+        **encode_table(schema, "user", corpus)._asdict(),
+        **_sid_parts(users, schema.user_levels, config.hash_size, corpus.num_users, salt=1),
+    }
+    item_parts = {
+        "id": _id_rows(schema.item_vocabulary, corpus.num_items),
+        "popularity": _popularity(schema, corpus.num_items),
+        **encode_table(schema, "item", corpus)._asdict(),
+        **_sid_parts(items, schema.item_levels, config.hash_size, corpus.num_items, salt=2),
+    }
+    padded = {k: np.concatenate([np.zeros_like(v[:1]), v]) for k, v in item_parts.items()}
     return FeatureTables(
-        SideTables(*(torch.from_numpy(part) for part in user_parts)),
-        SideTables(*(torch.from_numpy(part) for part in padded)),
+        SideTables(**{name: torch.from_numpy(part) for name, part in user_parts.items()}),
+        SideTables(**{name: torch.from_numpy(part) for name, part in padded.items()}),
     )
 
 
@@ -102,6 +116,17 @@ def prefix_hashes(codes: Int64s, salt: int) -> Int64s:
     return hashes
 
 
+def bigram_hashes(codes: Int64s, salt: int) -> Int64s:
+    """(rows, L - 1) 31-bit hash of every pair of neighbouring codes and its place."""
+    hashes = np.zeros((len(codes), max(codes.shape[1] - 1, 0)), np.int64)
+    for level in range(hashes.shape[1]):
+        state = np.full(len(codes), (level + 1) * 1_000 + salt, np.uint64)
+        for code in (codes[:, level], codes[:, level + 1]):
+            state = _mix(state + code.astype(np.uint64) + np.uint64(1))
+        hashes[:, level] = (state >> np.uint64(33)).astype(np.int64)
+    return hashes
+
+
 def hash_collisions(table: SideTables) -> list[float]:
     """Distinct prefixes per used row of the hashed table, for every prefix length; 1 = none."""
     return [
@@ -118,32 +143,58 @@ def cross_rows(user_hash: Tensor, item_hash: Tensor, hash_size: int) -> Tensor:
     return ((mixed >> 32) & 0x7FFFFFFF) % (hash_size - 1) + 1
 
 
-def _side(
-    ids: Int64s,
-    attributes: Int64s,
-    table: SidTable | None,
-    level_sizes: tuple[int, ...],
-    hash_size: int,
-    salt: int,
-) -> list[npt.NDArray[np.generic]]:
+def _sid_parts(
+    table: SidTable | None, level_sizes: tuple[int, ...], hash_size: int, size: int, salt: int
+) -> dict[str, npt.NDArray[Any]]:
     if table is None:
-        nothing = np.zeros((len(ids), 0), np.int64)
-        vectors = np.zeros((len(ids), 0), np.float32)
-        return [ids, attributes, nothing, nothing, nothing, nothing, vectors]
+        nothing = np.zeros((size, 0), np.int64)
+        names = ("levels", "prefixes", "bigrams", "hashes", "keys")
+        return dict.fromkeys(names, nothing) | {"vectors": np.zeros((size, 0), np.float32)}
     codes = table.codes[:, : len(level_sizes)].astype(np.int64)
     offsets = np.cumsum([0, *level_sizes[:-1]])
     hashes = prefix_hashes(codes, salt)
     vectors = np.asarray(table.vectors, np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return [
-        ids,
-        attributes,
-        1 + offsets + codes,
-        hashes % (hash_size - 1) + 1,
-        hashes,
-        prefix_keys(codes, level_sizes),
-        vectors / np.maximum(length, 1e-12),
-    ]
+    return {
+        "levels": 1 + offsets + codes,
+        "prefixes": hashes % (hash_size - 1) + 1,
+        "bigrams": bigram_hashes(codes, salt) % (hash_size - 1) + 1,
+        "hashes": hashes,
+        "keys": prefix_keys(codes, level_sizes),
+        "vectors": vectors / np.maximum(length, 1e-12),
+    }
+
+
+def _check_sids(schema: FeatureSchema, sids: SemanticIds | None) -> None:
+    fitted = schema.sids
+    if fitted is None:
+        return
+    if sids is None or not sids.extends(fitted.fingerprint):
+        got = "none" if sids is None else f"{sids.fingerprint} (version {sids.version})"
+        raise ValueError(
+            f"ranking: the model was built for semantic IDs {fitted.fingerprint}, got {got}; give "
+            "those or a later version of them"
+        )
+    for side, table, levels, dim in (
+        ("item", sids.items, fitted.item_levels, fitted.item_dim),
+        ("user", sids.users, fitted.user_levels, fitted.user_dim),
+    ):
+        found = learned_levels(table) if table is not None else ()
+        width = table.vectors.shape[1] if table is not None else 0
+        if levels and (found != levels or width != dim):
+            raise ValueError(
+                f"ranking: the model expects {side} codebooks of {levels} codes and vectors of "
+                f"width {dim}, the semantic IDs have {found} and {width}; give the semantic IDs "
+                "it was trained with"
+            )
+
+
+def _popularity(schema: FeatureSchema, num_items: int) -> npt.NDArray[np.float32]:
+    popularity = np.zeros(num_items, np.float32)
+    if schema.item_counts:
+        counts = np.log1p(np.array(schema.item_counts))
+        popularity[np.array(schema.item_vocabulary)] = counts / counts.max()
+    return popularity
 
 
 def _id_rows(vocabulary: tuple[int, ...], size: int) -> Int64s:

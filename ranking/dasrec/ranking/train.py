@@ -29,7 +29,8 @@ from dasrec.ranking.features import FeatureConfig, build_schema
 from dasrec.ranking.model import CtrModel
 from dasrec.ranking.negatives import NegativesConfig, rows_of
 from dasrec.ranking.ranker import Ranker, default_device
-from dasrec.ranking.rows import HistorySource, Rows, RowTensors, to_tensors
+from dasrec.ranking.row_tensors import RowTensors, to_tensors
+from dasrec.ranking.rows import HistorySource, Rows
 from dasrec.ranking.tables import build_tables, hash_collisions
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def test_report(
     ranker: Ranker, corpus: Corpus, rows: Rows, batch_size: int
 ) -> dict[str, dict[str, Any]]:
     """CTR metrics of all rows, of cold items' rows and of warm items' rows (cold against cold)."""
-    logits = ranker.score(rows.user_idx, rows.item_idx, rows.history_end, batch_size)
+    logits = ranker.score_rows(rows, batch_size)
     cold = corpus.train_item_count[rows.item_idx] <= COLD_ITEM_COUNT
     slices = {"all": np.ones(len(cold), np.bool_), "cold": cold, "warm": ~cold}
     report: dict[str, dict[str, Any]] = {}
@@ -177,7 +178,7 @@ def _fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    tensors = to_tensors(train, device)
+    tensors = to_tensors(train, model.schema, device)
 
     def run_epoch(epoch: int) -> dict[str, float]:
         order = torch.Generator().manual_seed(derive_seed(seed, "ranking", "order", epoch))
@@ -192,7 +193,7 @@ def _fit(
         return {"loss": float(total) / len(shuffled)}
 
     def validate(epoch: int) -> dict[str, float]:
-        logits = ranker.score(valid.user_idx, valid.item_idx, valid.history_end, config.batch_size)
+        logits = ranker.score_rows(valid, config.batch_size)
         return {
             "gauc": user_aucs(valid.user_idx, valid.label, logits).gauc,
             "auc": auc(valid.label, logits),
@@ -215,8 +216,15 @@ def _fit(
 
 
 def _loss(ranker: Ranker, rows: RowTensors, picked: Tensor) -> Tensor:
-    batch = ranker.source.batch(rows.user_M[picked], rows.item_M[picked], rows.end_M[picked])
-    return F.binary_cross_entropy_with_logits(ranker.model(batch), rows.label_M[picked])
+    batch = ranker.source.batch(
+        rows.user_M[picked],
+        rows.item_M[picked],
+        rows.end_M[picked],
+        rows.category_MC[picked],
+        rows.number_MC[picked],
+    )
+    loss = F.binary_cross_entropy_with_logits(ranker.model(batch), rows.label_M[picked])
+    return loss + ranker.model.embedding.auxiliary_loss(batch)
 
 
 def _check(
