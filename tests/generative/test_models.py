@@ -240,7 +240,7 @@ def test_a_family_whose_cache_the_search_cannot_use_is_refused(
     llm = save_llm(tmp_path / "llm", world, "llama", options)
     build_base_model(named(llm), world.corpus, world.sids, seed=0)
     monkeypatch.setattr(  # as if padding moved the positions of a prompt
-        "dasrec.generative.decoding.beams.prompt_positions",
+        "dasrec.generative.decoding.tree_beams.prompt_positions",
         lambda mask: torch.arange(mask.shape[1]).expand(len(mask), -1).flip(1),
     )
     with pytest.raises(ValueError, match="LlamaForCausalLM: a search with its key-value cache"):
