@@ -33,12 +33,14 @@ class Frontier(NamedTuple):
     """(B, W) index of the beam it came from"""
     rank: Tensor
     """(B, W) place among the user's beams in the order of SIDs"""
+    ended: Tensor
+    """(B, W) bool: the node is padding of a short SID, so only padding follows"""
 
 
 def root(batch_size: int, device: torch.device) -> Frontier:
     """The frontier before the first level: one beam per user, at the root."""
     zero = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
-    return Frontier(zero, zero.float(), zero, zero, zero)
+    return Frontier(zero, zero.float(), zero, zero, zero, zero.bool())
 
 
 class Candidates(NamedTuple):
@@ -71,13 +73,15 @@ class Candidates(NamedTuple):
         """The frontier of the chosen candidates, given by their columns in (B, N)."""
         at_BV = self.at_BN.gather(1, chosen_BV)
         real_BV = self.real_BN.gather(1, chosen_BV)
+        code_BV = self.code_C[at_BV]
         table = index.level_token_ids[level]
         return Frontier(
             node=self.node_C[at_BV],
             score=self.score_C[at_BV].masked_fill_(~real_BV, NEVER),
-            token=table[self.code_C[at_BV].clamp_(max=len(table) - 1)],
+            token=table[code_BV.clamp(max=len(table) - 1)],
             parent=self.row_C[at_BV] % self.width,
             rank=self.order_C[at_BV].argsort(1).argsort(1),
+            ended=code_BV == len(table),
         )
 
 

@@ -69,8 +69,8 @@ class ItemFilter:
         """Whether every item is allowed to everybody."""
         return self._sums is None and self._excluded is None and self._only is None
 
-    def alive(self, level: int, node_N: Tensor, user_N: Tensor | None = None) -> Tensor:
-        """(N,) bool: whether the user may get any item below each node of `level`.
+    def count(self, level: int, node_N: Tensor, user_N: Tensor | None = None) -> Tensor:
+        """(N,) how many items the user may get below each node of `level`.
 
         Args:
             level: From 0.
@@ -83,10 +83,14 @@ class ItemFilter:
         count = self._count(low, high, user_N)
         for low, high in more:
             count = count + self._count(low, high, user_N)
-        return count > 0
+        return count
+
+    def alive(self, level: int, node_N: Tensor, user_N: Tensor | None = None) -> Tensor:
+        """(N,) bool: whether the user may get any item below each node; arguments as in `count`."""
+        return self.count(level, node_N, user_N) > 0
 
     def item_alive(self, place_N: Tensor, user_N: Tensor | None = None) -> Tensor:
-        """(N,) bool: whether the user may get the item at each place; arguments as in `alive`."""
+        """(N,) bool: whether the user may get the item at each place; arguments as in `count`."""
         user_N = self._rows(place_N) if user_N is None else user_N
         alive: Tensor = self._count(place_N, place_N + 1, user_N) > 0
         return alive
@@ -123,7 +127,8 @@ class ItemFilter:
         """
         place_E = self._index.place_of_item[item_E].long()
         living = self.item_alive(place_E, user_E)
-        return torch.unique(self._keys(place_E, user_E)[living])
+        keys: Tensor = torch.unique(self._keys(place_E, user_E)[living])
+        return keys
 
     def _rows(self, node_N: Tensor) -> Tensor:
         row_B = torch.arange(len(node_N), device=node_N.device)
