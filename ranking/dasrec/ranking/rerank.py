@@ -21,6 +21,7 @@ from dasrec.core.recommendations import (
     write_recommendations,
 )
 from dasrec.core.semantic_ids import SemanticIds
+from dasrec.ranking.features.encode import known_context
 from dasrec.ranking.ranker import Ranker, load_ranker
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,11 @@ def score_candidates(
     query = queries_Q[row]
     logits = np.full(items_QC.shape, -np.inf, np.float32)
     logits[row, column] = ranker.score(
-        corpus.user_idx[query], items_QC[row, column].astype(np.int64), query, batch_size
+        corpus.user_idx[query],
+        items_QC[row, column].astype(np.int64),
+        query,
+        batch_size,
+        known_context(ranker.model.schema, corpus.timestamp[query]),
     )
     return logits
 

@@ -45,6 +45,37 @@ def impression_rows(corpus: Corpus, split: Split) -> Rows:
     )
 
 
+def check_rows(rows: Rows, corpus: Corpus, name: str) -> None:
+    """Refuse rows that do not fit the corpus.
+
+    Raises:
+        ValueError: a label other than 0 and 1, an unknown user or item, or a history that is not
+            the user's. The message begins with `name` and says the row, counted from 1.
+    """
+    user = np.clip(rows.user_idx, 0, corpus.num_users - 1)
+    first, last = corpus.user_start[user], corpus.user_start[user + 1]
+    for column, bad, expected in (
+        ("user_idx", rows.user_idx != user, f"0 to {corpus.num_users - 1}"),
+        ("item_idx", _outside(rows.item_idx, corpus.num_items), f"0 to {corpus.num_items - 1}"),
+        ("label", ~np.isin(rows.label, (0, 1)), "0 or 1"),
+        (
+            "history_end",
+            (rows.history_end < first) | (rows.history_end > last),
+            "a place among the user's interactions",
+        ),
+    ):
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"ranking: {name} row {row + 1}: {column} must be {expected}, got "
+                f"{getattr(rows, column)[row]}; correct the row or leave it out"
+            )
+
+
+def _outside(index: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.bool_]:
+    return np.asarray((index < 0) | (index >= size))
+
+
 class Batch(NamedTuple):
     """Input of the CTR model."""
 

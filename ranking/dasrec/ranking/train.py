@@ -26,11 +26,12 @@ from dasrec.core.training import fit
 from dasrec.eval.ctr_metrics import auc, ctr_report, logloss, user_aucs
 from dasrec.ranking.backbones import ModelConfig
 from dasrec.ranking.features import FeatureConfig, build_schema
+from dasrec.ranking.features.encode import field_collisions
 from dasrec.ranking.model import CtrModel
 from dasrec.ranking.negatives import NegativesConfig, rows_of
 from dasrec.ranking.ranker import Ranker, default_device
 from dasrec.ranking.row_tensors import RowTensors, to_tensors
-from dasrec.ranking.rows import HistorySource, Rows
+from dasrec.ranking.rows import HistorySource, Rows, check_rows
 from dasrec.ranking.tables import build_tables, hash_collisions
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ def train_ranker(
     rows: dict[Split, Rows] = {
         split: rows_of(config.negatives, corpus, split, seed) for split in SPLITS
     }
+    for split, part in rows.items():
+        check_rows(part, corpus, split)
     _check_rows(rows)
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
     values = config.as_json()
@@ -116,6 +119,7 @@ def train_ranker(
         "rows": {split: len(part.label) for split, part in rows.items()},
         "parameters": sum(p.numel() for p in ranker.model.parameters()),
         "item_hash_collisions": hash_collisions(ranker.tables.items),
+        "field_hash_collisions": field_collisions(ranker.model.schema, corpus),
     }
     manifest = write_artifact(
         out,

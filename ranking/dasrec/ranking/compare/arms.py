@@ -99,7 +99,7 @@ def _write_logits(
     ranker = load_ranker(model, corpus, sids)
     assert ranker.manifest is not None
     rows = rows_of(arm.train.negatives, corpus, "test", seed)
-    logits = ranker.score(rows.user_idx, rows.item_idx, rows.history_end, arm.train.batch_size)
+    logits = ranker.score_rows(rows, arm.train.batch_size)
     table = pl.DataFrame(
         {
             "user_idx": rows.user_idx,

@@ -27,9 +27,12 @@ class FeatureConfig(StageConfig):
     min_count: int = pydantic.Field(default=2, ge=1)
     """Ids with fewer training rows share one "unknown" embedding, which unseen ids get too."""
 
-    fields: tuple[Field, ...] | None = None
-    """Typed features of users, items and context. None given: proposed from the tables, namely
-    categories for columns of few values, quantiles for other numbers, means for lists."""
+    fields: tuple[Field, ...] = ()
+    """Typed features of users, items and context."""
+
+    propose: bool = True
+    """Propose features for the columns of the tables that no field reads: categories where there
+    are few values, quantiles for other numbers, means for lists. False: `fields` are all."""
 
     max_categories: int = pydantic.Field(default=500, ge=2)
     """A column of more distinct values is not proposed as a category."""
@@ -87,7 +90,7 @@ class FeatureConfig(StageConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "FeatureConfig":
-        names = Counter((field.side, field.name) for field in self.fields or ())
+        names = Counter((field.side, field.name) for field in self.fields)
         if repeated := [f"{side} {name}" for (side, name), count in names.items() if count > 1]:
             raise ValueError(f"fields: two of one name and side, got {', '.join(repeated)}")
         return self

@@ -79,7 +79,8 @@ def encode_context(
         size: M.
 
     Raises:
-        ValueError: a column is missing or of another type than in training.
+        ValueError: a column is missing or of another type than in training, a number is not
+            finite, or the frame has another number of rows.
     """
     categories, numbers = schema.categories("context"), schema.numbers("context")
     if frame is None:
@@ -87,11 +88,20 @@ def encode_context(
             np.zeros((size, len(categories)), np.int64),
             np.full((size, len(numbers)), np.nan, np.float32),
         )
+    if len(frame) != size:
+        raise ValueError(f"ranking: {size} rows to score but {len(frame)} rows of context")
     timed = with_time(frame)
     return (
         _stacked([_category(field, timed) for field in categories], size, np.int64),
         _stacked([_number(field, timed) for field in numbers], size, np.float32),
     )
+
+
+def known_context(schema: FeatureSchema, timestamp_M: Int64s) -> pl.DataFrame:
+    """A frame for `encode_context` where of the context only the time (seconds) is known."""
+    missing = [name for name in context_columns(schema) if name != "timestamp"]
+    frame = pl.DataFrame({"timestamp": timestamp_M})
+    return frame.with_columns(pl.lit(None).alias(name) for name in missing)
 
 
 def context_columns(schema: FeatureSchema) -> tuple[str, ...]:

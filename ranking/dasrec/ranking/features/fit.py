@@ -81,14 +81,11 @@ def learned_levels(table: SidTable) -> tuple[int, ...]:
 
 
 def _fields(config: FeatureConfig, seen: dict[Side, Seen]) -> list[Field]:
-    if config.fields is None:
-        chosen = [
-            field
-            for side, (frame, count) in seen.items()
-            for field in propose(side, frame, count, config.max_categories)
-        ]
-    else:
-        chosen = list(config.fields)
+    chosen = list(config.fields)
+    read = {(f.side, column_of(f)) for f in config.fields if not isinstance(f, DenseField)}
+    for side, (frame, count) in seen.items() if config.propose else ():
+        free = frame.drop(name for name in frame.columns if (side, name) in read)
+        chosen += propose(side, free, count, config.max_categories)
     if config.time_of_day:
         chosen += [
             CategoricalField(name=name, side="context", min_count=1) for name in (HOUR, WEEKDAY)
