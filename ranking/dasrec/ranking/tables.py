@@ -2,7 +2,8 @@
 
 Shape letters: U users, I items, A categories, N numbers, S sequences of K values, E widths of
 dense vectors, L semantic-ID levels, D width of a quantized vector.
-Item tables have I + 1 rows: row 0 is padding, item_idx i is row i + 1.
+Item tables have I + 1 rows: row 0 is padding and any unknown item, item_idx i is row i + 1. User
+tables have U + 1 rows: row U is any unknown user.
 """
 
 from typing import Any, NamedTuple
@@ -80,10 +81,11 @@ def build_tables(
         **encode_table(schema, "item", corpus)._asdict(),
         **_sid_parts(items, schema.item_levels, config.hash_size, corpus.num_items, salt=2),
     }
-    padded = {k: np.concatenate([np.zeros_like(v[:1]), v]) for k, v in item_parts.items()}
+    users_all = {k: np.concatenate([v, _unknown(k, v)]) for k, v in user_parts.items()}
+    items_all = {k: np.concatenate([_unknown(k, v), v]) for k, v in item_parts.items()}
     return FeatureTables(
-        SideTables(**{name: torch.from_numpy(part) for name, part in user_parts.items()}),
-        SideTables(**{name: torch.from_numpy(part) for name, part in padded.items()}),
+        SideTables(**{name: torch.from_numpy(part) for name, part in users_all.items()}),
+        SideTables(**{name: torch.from_numpy(part) for name, part in items_all.items()}),
     )
 
 
@@ -163,6 +165,14 @@ def _sid_parts(
         "keys": prefix_keys(codes, level_sizes),
         "vectors": vectors / np.maximum(length, 1e-12),
     }
+
+
+def _unknown(name: str, part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The row of what nothing is known of."""
+    row = np.zeros((1, *part.shape[1:]), part.dtype)
+    if name == "numbers":
+        row[:] = np.nan  # missing, not the mean
+    return row
 
 
 def _check_sids(schema: FeatureSchema, sids: SemanticIds | None) -> None:
