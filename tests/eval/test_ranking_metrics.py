@@ -3,11 +3,12 @@ from math import log2
 import ir_measures
 import numpy as np
 import pytest
-from ir_measures import RR, R, Success, nDCG
+from ir_measures import AP, RR, R, Success, nDCG
 
 from dasrec.core import Ragged
 from dasrec.eval.ranking_metrics import (
     hr_at_k,
+    map_at_k,
     mrr_at_k,
     ndcg_at_k,
     rank_of_target,
@@ -47,7 +48,7 @@ def ir_measures_says(lists: np.ndarray, targets: Ragged, ks: tuple[int, ...]) ->
         for q, row in enumerate(lists)
         for rank, item in enumerate(row[row >= 0])
     ]
-    names = {"recall": R, "ndcg": nDCG, "hr": Success, "mrr": RR}
+    names = {"recall": R, "ndcg": nDCG, "hr": Success, "mrr": RR, "map": AP}
     measures = {f"{name}@{k}": measure @ k for name, measure in names.items() for k in ks}
     found = ir_measures.calc_aggregate(list(measures.values()), qrels, run)
     return {name: found[measure] for name, measure in measures.items()}
@@ -91,6 +92,7 @@ def test_written_arithmetic_for_several_targets() -> None:
     assert recall_at_k(*args).tolist() == pytest.approx([2 / 3, 1])
     assert hr_at_k(*args).tolist() == [1, 1]
     assert mrr_at_k(*args).tolist() == [1 / 2, 1]
+    assert map_at_k(*args).tolist() == pytest.approx([(1 / 2 + 2 / 4) / 3, 1])
     ideal = 1 + 1 / log2(3) + 1 / log2(4)
     assert ndcg_at_k(*args).tolist() == pytest.approx([(1 / log2(5) + 1 / log2(3)) / ideal, 1])
     # with K = 2 the ideal list has two hits, not three

@@ -11,6 +11,8 @@ before. Conventions, the same in every function:
   `hr@K`.
 * `ndcg@K` has gains of 1 and the ideal of min(K, |T|) hits, so a perfect list scores 1 whatever
   |T| is (Jarvelin and Kekalainen, 2002). With one target it is 1 / log2(1 + rank).
+* `map@K` is the mean over the |T| targets of the precision at their rank, 0 beyond K (trec_eval's).
+  With one target it equals `mrr@K`.
 * `mrr@K` is the reciprocal rank of the best-ranked target, 0 beyond K.
 * Every query has at least one target; one without is an error, not a zero.
 
@@ -167,6 +169,27 @@ def mrr_at_k(ranks: Int64s, k: int, starts: Int64s | None = None) -> Floats:
     return gain if starts is None else np.asarray(np.maximum.reduceat(gain, starts[:-1]))
 
 
+def map_at_k(ranks: Int64s, k: int, starts: Int64s | None = None) -> Floats:
+    """Average precision: precision at the rank of each hit in the first K, over |T|.
+
+    Arguments as `recall_at_k`.
+
+    >>> map_at_k(np.array([1, 4, 0]), 5)
+    array([1.  , 0.25, 0.  ])
+    >>> map_at_k(np.array([4, 0, 1]), 5, starts=np.array([0, 3]))  # (1/1 + 2/4) / 3
+    array([0.5])
+    """
+    if starts is None:
+        return mrr_at_k(ranks, k)
+    inside = _within(ranks, k)
+    lengths = np.diff(starts)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((np.where(inside, ranks, np.iinfo(np.int64).max), row))  # hits first
+    hits_so_far = np.arange(len(ranks)) - starts[:-1][row] + 1  # at the hits, which lead their row
+    precision = np.where(inside[order], hits_so_far / np.maximum(ranks[order], 1), 0.0)
+    return np.asarray(np.add.reduceat(precision, starts[:-1]) / lengths)
+
+
 def _within(ranks: Int64s, k: int) -> npt.NDArray[np.bool_]:
     if k < 1:
         raise ValueError(f"ranking metrics: k must be at least 1, got {k}")
@@ -179,6 +202,7 @@ RANKING_METRICS: dict[str, Callable[[Int64s, int, Int64s | None], Floats]] = {
     "ndcg": ndcg_at_k,
     "hr": hr_at_k,
     "mrr": mrr_at_k,
+    "map": map_at_k,
 }
 """Accuracy metrics by name: (ranks, k, starts) -> (Q,) values."""
 
@@ -217,7 +241,7 @@ def metrics_of_ranks(
 def ranking_metrics(
     item_idx: Ints, targets: Ints | Ragged, ks: Sequence[int] = (5, 10, 20)
 ) -> dict[str, float]:
-    """Recall, NDCG, hit rate and MRR at every cut-off, mean over queries.
+    """Recall, NDCG, hit rate, MRR and MAP at every cut-off, mean over queries.
 
     Args:
         item_idx: (Q, W) lists, best first, -1 where there is no item.
@@ -230,8 +254,8 @@ def ranking_metrics(
     >>> lists, targets = np.array([[4, 7, 2], [7, -1, -1]]), np.array([7, 4])  # ranks 2 and 0
     >>> {name: round(v, 4) for name, v in ranking_metrics(lists, targets, ks=(1, 2)).items()}
     ... # doctest: +NORMALIZE_WHITESPACE
-    {'recall@1': 0.0, 'ndcg@1': 0.0, 'hr@1': 0.0, 'mrr@1': 0.0,
-     'recall@2': 0.5, 'ndcg@2': 0.3155, 'hr@2': 0.5, 'mrr@2': 0.25}
+    {'recall@1': 0.0, 'ndcg@1': 0.0, 'hr@1': 0.0, 'mrr@1': 0.0, 'map@1': 0.0,
+     'recall@2': 0.5, 'ndcg@2': 0.3155, 'hr@2': 0.5, 'mrr@2': 0.25, 'map@2': 0.25}
     """
     if isinstance(targets, Ragged):
         return metrics_of_ranks(ranks_of_targets(item_idx, targets), ks, targets.starts)

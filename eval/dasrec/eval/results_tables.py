@@ -7,7 +7,16 @@ from typing import NamedTuple
 from dasrec.eval.report import split_key
 
 # In the lines, but too much for a table.
-_HIDDEN = {"hr", "mrr", "popularity", "novelty", "duplicate_rate", "queries", "missing_queries"}
+_HIDDEN = {
+    "hr",
+    "mrr",
+    "map",
+    "popularity",
+    "novelty",
+    "duplicate_rate",
+    "queries",
+    "missing_queries",
+}
 _HIDDEN_SIDS = re.compile(r"(user_)?(gini|top1pct_mass|(usage|code_gini|copurchase_chance)_\d+)")
 # Without a cut-off, but not about semantic IDs.
 _NOT_OF_SIDS = {"queries", "missing_queries", "target_collision_rate"}

@@ -153,7 +153,7 @@ def compare_reports(
     Args:
         a: report of one method.
         b: report of the other, on the same queries of the same corpus.
-        metric: "recall@K", "ndcg@K", "hr@K" or "mrr@K".
+        metric: "recall@K", "ndcg@K", "hr@K", "mrr@K" or "map@K".
         split: "valid" or "test".
         slice_name: "all" or a slice that both reports have.
         level: coverage wanted.
@@ -181,7 +181,7 @@ def query_metric(rank: pl.Series, metric: str) -> Floats:
 
     Args:
         rank: (Q,) places of the targets from 1, null where the list does not hold it.
-        metric: "recall@K", "ndcg@K", "hr@K" or "mrr@K".
+        metric: "recall@K", "ndcg@K", "hr@K", "mrr@K" or "map@K".
 
     Raises:
         ValueError: an unknown metric.

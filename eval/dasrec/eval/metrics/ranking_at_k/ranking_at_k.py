@@ -1,4 +1,4 @@
-"""`evaluate` module over `dasrec.eval.ranking_metrics`: recall, NDCG, hit rate and MRR at K.
+"""`evaluate` module over `dasrec.eval.ranking_metrics`: recall, NDCG, hit rate, MRR and MAP at K.
 
 `evaluate` copies this file into its cache and reads its imports line by line with a regular
 expression: never write two modules after one `import`.
@@ -18,8 +18,8 @@ from dasrec.eval.list_metrics import describe_lists
 from dasrec.eval.ranking_metrics import per_query_metrics, rank_of_target, ranks_of_targets
 
 DESCRIPTION = """
-Ranking metrics of item lists: recall@K, ndcg@K, hr@K and mrr@K, per query first, then the mean.
-Items, not semantic-ID strings, are compared; short and empty lists count as misses.
+Ranking metrics of item lists: recall@K, ndcg@K, hr@K, mrr@K and map@K, per query first, then the
+mean. Items, not semantic-ID strings, are compared; short and empty lists count as misses.
 """
 
 INPUTS = """
