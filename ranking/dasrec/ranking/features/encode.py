@@ -166,7 +166,8 @@ def _text(field: FittedField, frame: pl.DataFrame) -> pl.Series:
     """Categories of a field as text, one by one."""
     values, spec = _read(field, frame), field.spec
     if isinstance(spec, SequenceField):
-        return columns.as_lists(values, spec.separator, _where(field)).explode()
+        lists = columns.as_lists(values, spec.separator, _where(field))
+        return lists.filter(lists.list.len() > 0).explode()
     return columns.as_categories(values, _where(field))
 
 

@@ -107,8 +107,9 @@ def _fit(field: Field, seen: dict[Side, Seen], corpus: Corpus) -> FittedField:
         return _fit_number(field, kind, np.repeat(numbers.to_numpy(), count))
     if isinstance(field, SequenceField):
         lists = columns.as_lists(values, field.separator, where)
-        lengths = lists.list.len().fill_null(0).to_numpy()
-        text, weight = lists.explode(), np.repeat(count, np.maximum(lengths, 1))
+        length = lists.list.len().fill_null(0)
+        text = lists.filter(length > 0).explode()
+        weight = np.repeat(count, length.to_numpy())
     else:
         text, weight = columns.as_categories(values, where), count
     assert kind is not None

@@ -54,7 +54,7 @@ def propose(
 def _field(side: Side, values: pl.Series, max_categories: int) -> ColumnField | None:
     kind = kind_of(values)
     if kind == "list":
-        elements = values.explode().drop_nulls()
+        elements = values.filter(values.list.len() > 0).explode().drop_nulls()
         few = side != "context" and _few(elements, len(values), max_categories)
         plain = kind_of(elements) in ("text", "number")
         return SequenceField(name=values.name, side=side) if few and plain else None  # type: ignore[arg-type]  # not context
