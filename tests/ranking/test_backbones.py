@@ -13,6 +13,7 @@ from dasrec.ranking.backbones.deepfm import DeepFm, pairwise_products
 from dasrec.ranking.backbones.finalmlp import BilinearFusion, FeatureGate, FinalMlp
 from dasrec.ranking.inputs import Inputs
 from dasrec.ranking.layers import Dice
+from dasrec.ranking.places import lay_out
 
 SIZES = FieldSizes(user=3, item=2, cross=1, dense=4, dim=6)
 CONFIG = ModelConfig(hidden_dims=(10, 8), fusion_heads=2, gate_dim=5, dropout=0.0)
@@ -23,7 +24,8 @@ def some_inputs(rows: int = 5) -> Inputs:
     counts = (SIZES.user, SIZES.item, SIZES.cross)
     fields = [torch.randn(rows, count, SIZES.dim) for count in counts]
     unused = torch.zeros(rows, 0)
-    return Inputs(*fields, torch.randn(rows, SIZES.dense), unused, unused, unused, unused)
+    places = lay_out(torch.zeros(rows, 0), padded=False)[1]
+    return Inputs(*fields, torch.randn(rows, SIZES.dense), unused, unused, unused, places)
 
 
 def side_by_side(inputs: Inputs, row: int) -> Tensor:

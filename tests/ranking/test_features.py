@@ -95,7 +95,8 @@ def test_match_counts_equal_brute_force(small: Any) -> None:
     model = build_model(small, FeatureConfig(max_history=12))
     rows = to_tensors(impression_rows(small.corpus, "test"), model.schema, CPU)
     batch = HistorySource(small.corpus, 12, CPU).batch(rows.user_M, rows.item_M, rows.end_M)
-    counts = model.embedding(batch).same_BTL.sum(1)
+    inputs = model.embedding(batch)
+    counts = inputs.places.sum(inputs.same_PL)
     codes = small.codes
     for row in range(len(rows.user_M)):
         target = codes[rows.item_M[row]]

@@ -1,13 +1,15 @@
 """The user's earlier items as fields: weighed by the target, their mean, or left out.
 
-Shape letters: B batch, T history length, E width of an item in the history, L levels, H hidden
-width, K fields that the pooled history makes, D width of a field.
+Shape letters: B batch, P elements of all histories, E width of one, L levels, H hidden width,
+X any width, K fields that the pooled history makes, D width of a field.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dasrec.ranking.inputs import Inputs
+from dasrec.ranking.places import Places
 
 
 class TargetAttention(nn.Module):
@@ -26,7 +28,7 @@ class TargetAttention(nn.Module):
             item_dim: E.
             hidden_dim: H.
             num_levels: L, 0 when no prefixes are matched.
-            max_history: largest T.
+            max_history: length of the longest history.
         """
         super().__init__()
         self.history = nn.Linear(item_dim, hidden_dim)
@@ -37,34 +39,29 @@ class TargetAttention(nn.Module):
         self.weight = nn.Linear(hidden_dim, 1)
 
     def forward(
-        self, target_BE: Tensor, history_BTE: Tensor, same_BTL: Tensor, real_BT: Tensor
+        self, target_BE: Tensor, history_PE: Tensor, same_PL: Tensor, places: Places
     ) -> Tensor:
-        """Pool the history.
+        """Pool the histories.
 
         Args:
-            target_BE: (B, E) the item to score.
-            history_BTE: (B, T, E) earlier items, the latest last.
-            same_BTL: (B, T, L) 1 where prefix l is the target's.
-            real_BT: (B, T) False at padding.
+            target_BE: (B, E) the items to score.
+            history_PE: (P, E) earlier items of all rows.
+            same_PL: (P, L) 1 where prefix l is the target's.
+            places: whose elements they are.
 
         Returns:
             (B, E); zero for an empty history.
         """
-        # W_h h + W_m (h * x) = (W_h + W_m diag(x)) h: one matrix per row, no (B, T, 4 E) tensor.
-        matrix_BHE = self.history.weight + self.product.weight * target_BE[:, None, :]
         bias_BH = self.history.bias + self.target(target_BE)
-        hidden_BTH = torch.baddbmm(bias_BH[:, None, :], history_BTE, matrix_BHE.transpose(1, 2))
-        hidden_BTH = hidden_BTH + self.position[-history_BTE.shape[1] :]
+        of_target_PX = F.embedding(places.row_P, torch.cat([target_BE, bias_BH], dim=1))
+        target_PE, bias_PH = of_target_PX.split([target_BE.shape[1], bias_BH.shape[1]], dim=1)
+        pair_PX = torch.cat([history_PE, history_PE * target_PE], dim=1)
+        weight_HX = torch.cat([self.history.weight, self.product.weight], dim=1)
+        hidden_PH = torch.addmm(bias_PH, pair_PX, weight_HX.T)
+        hidden_PH = hidden_PH + F.embedding(places.ago_P, self.position)
         if self.same is not None:
-            hidden_BTH = hidden_BTH + self.same(same_BTL)
-        weight_BT = self.weight(torch.relu(hidden_BTH)).squeeze(2) * real_BT
-        return torch.bmm(weight_BT[:, None, :], history_BTE).squeeze(1)
-
-
-def mean_of(history_BTE: Tensor, real_BT: Tensor) -> Tensor:
-    """(B, E) mean of the real items; zero for an empty history."""
-    weight_BT = real_BT / real_BT.sum(1, keepdim=True).clamp(min=1)
-    return torch.bmm(weight_BT[:, None, :], history_BTE).squeeze(1)
+            hidden_PH = hidden_PH + self.same(same_PL)
+        return places.sum(self.weight(torch.relu(hidden_PH)) * history_PE)
 
 
 class HistoryPooling(nn.Module):
@@ -77,10 +74,12 @@ class HistoryPooling(nn.Module):
 
     def forward(self, inputs: Inputs) -> Inputs:
         """The inputs with K more fields of the user."""
-        history_BTE, real_BT = inputs.history_BTE, inputs.real_BT
+        target_BE, history_PE = inputs.target_BE, inputs.history_PE
+        same_PL, places = inputs.same_PL, inputs.places
         if self.attention is None:
-            pooled_BE = mean_of(history_BTE, real_BT)
+            length_B1 = places.real_BT.sum(1, keepdim=True)
+            pooled_BE = places.sum(history_PE) / length_B1.clamp(min=1)
         else:
-            pooled_BE = self.attention(inputs.target_BE, history_BTE, inputs.same_BTL, real_BT)
+            pooled_BE = self.attention(target_BE, history_PE, same_PL, places)
         pooled_BKD = pooled_BE.unflatten(1, (-1, inputs.item_BID.shape[2]))
         return inputs._replace(user_BUD=torch.cat([inputs.user_BUD, pooled_BKD], dim=1))

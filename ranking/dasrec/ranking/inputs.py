@@ -1,7 +1,7 @@
 """What a backbone gets: every feature embedded, and the history ready to be attended to.
 
-Shape letters: B batch, T history length, U, I and X fields of user and context, of the item, and
-crossed, D embedding width, N numbers, E width of a history element, L levels.
+Shape letters: B batch, U, I and X fields of user and context, of the item, and crossed, D embedding
+width, N numbers, P elements of all histories, E width of one, L levels.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dasrec.ranking.attributes import embedding_table, known
 from dasrec.ranking.embedding import AttributeEmbedding, SideEmbedding
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
+from dasrec.ranking.places import Places, lay_out
 from dasrec.ranking.rows import Batch
 from dasrec.ranking.tables import FeatureTables, cross_rows
 
@@ -31,12 +32,12 @@ class Inputs(NamedTuple):
     """(B, N) standardised numbers, history length, match counts and cosines."""
     target_BE: Tensor
     """(B, E) the item as the attention compares it."""
-    history_BTE: Tensor
-    """(B, T, E) the history, likewise, oldest first."""
-    same_BTL: Tensor
-    """(B, T, L) 1 where an item of the history has the target's prefix of length l + 1."""
-    real_BT: Tensor
-    """(B, T) False at padding (on the left)."""
+    history_PE: Tensor
+    """(P, E) the histories, likewise, one after the other."""
+    same_PL: Tensor
+    """(P, L) 1 where an item of the history has the target's prefix of length l + 1."""
+    places: Places
+    """Whose elements these are."""
 
 
 class FeatureEmbedding(nn.Module):
@@ -53,7 +54,7 @@ class FeatureEmbedding(nn.Module):
     history_dim: int
     """E; 0 = nothing to attend to."""
     num_levels: int
-    """L of `same_BTL`; 0 = prefixes are not matched."""
+    """L of `same_PL`; 0 = prefixes are not matched."""
 
     def __init__(
         self, config: FeatureConfig, schema: FeatureSchema, tables: FeatureTables, dim: int
@@ -88,26 +89,25 @@ class FeatureEmbedding(nn.Module):
             + sum(side.num_numbers for side in sides)
         )
         self.history_dim = self.item.sequence_dim
-        self.distinct_items = True
-        """Embed an item that is in many histories of the batch only once. Faster, but the shapes
-        then depend on the values: switch it off to export the model."""
+        self.static_shapes = False
+        """Let no shape depend on values, as export needs it: padding is computed too, and an item
+        that is in many histories of the batch is embedded many times."""
 
     def forward(self, batch: Batch) -> Inputs:
         """Look up and embed."""
-        real_BT = batch.history_BT > 0
+        item_P, places = lay_out(batch.history_BT, padded=self.static_shapes)
         keys_IL = self.item.rows.keys[:, : self.num_levels]
-        target_BL, history_BTL = keys_IL[batch.item_B], keys_IL[batch.history_BT]
-        same_BTL = ((history_BTL == target_BL[:, None, :]) & (history_BTL > 0)).float()
-        target_BE, history_BTE = self._sequence(batch.item_B, batch.history_BT)
+        same_PL = (keys_IL[item_P] == keys_IL[batch.item_B][places.row_P]).float()
+        target_BE, history_PE = self._sequence(batch.item_B, item_P)
         return Inputs(
             self._user(batch),
             self.item(batch.item_B),
             self._crosses(batch.user_B, batch.item_B),
-            self._dense(batch, same_BTL, real_BT),
+            self._dense(batch, item_P, same_PL, places),
             target_BE,
-            history_BTE,
-            same_BTL,
-            real_BT,
+            history_PE,
+            same_PL,
+            places,
         )
 
     def auxiliary_loss(self, batch: Batch) -> Tensor:
@@ -118,16 +118,16 @@ class FeatureEmbedding(nn.Module):
         context = self.context.of_context(batch.category_BC, batch.number_BC)
         return torch.cat([self.user(batch.user_B), *context], dim=1)
 
-    def _sequence(self, item_B: Tensor, history_BT: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.distinct_items:
-            return self.item.sequence(item_B), self.item.sequence(history_BT)
+    def _sequence(self, item_B: Tensor, item_P: Tensor) -> tuple[Tensor, Tensor]:
+        if self.static_shapes:
+            return self.item.sequence(item_B), self.item.sequence(item_P)
         seen = torch.zeros(len(self.item.rows.id), dtype=torch.bool, device=item_B.device)
         seen[item_B] = True
-        seen[history_BT.flatten()] = True
+        seen[item_P] = True
         distinct_N = seen.nonzero().squeeze(1)
         place = seen.cumsum(0) - 1
         embedded_NE = self.item.sequence(distinct_N)
-        return F.embedding(place[item_B], embedded_NE), F.embedding(place[history_BT], embedded_NE)
+        return F.embedding(place[item_B], embedded_NE), F.embedding(place[item_P], embedded_NE)
 
     def _crosses(self, user_B: Tensor, item_B: Tensor) -> Tensor:
         if self.cross is None:
@@ -140,10 +140,10 @@ class FeatureEmbedding(nn.Module):
         embedded_BXD: Tensor = self.cross(rows)
         return embedded_BXD
 
-    def _dense(self, batch: Batch, same_BTL: Tensor, real_BT: Tensor) -> Tensor:
+    def _dense(self, batch: Batch, item_P: Tensor, same_PL: Tensor, places: Places) -> Tensor:
         scale = math.log1p(self.max_history)
-        length_B1 = real_BT.sum(1, keepdim=True).float()
-        count_BL = same_BTL.sum(1)
+        length_B1 = places.real_BT.sum(1, keepdim=True).float()
+        count_BL = places.sum(same_PL)
         parts = [
             length_B1.log1p() / scale,
             count_BL.log1p() / scale,
@@ -154,14 +154,9 @@ class FeatureEmbedding(nn.Module):
         ]
         if self.similar:
             vector_BD = self.item.rows.vectors[batch.item_B]
-            history_BD = self._mean_vector(batch.history_BT, length_B1)
+            history_BD = places.sum(self.item.rows.vectors[item_P]) / length_B1.clamp(min=1)
             parts.append((vector_BD * history_BD).sum(1, keepdim=True))
             if self.shared_space:
                 user_BD = self.user.rows.vectors[batch.user_B]
                 parts.append((vector_BD * user_BD).sum(1, keepdim=True))
         return torch.cat(parts, dim=1)
-
-    def _mean_vector(self, history_BT: Tensor, length_B1: Tensor) -> Tensor:
-        # padding has the zero vector
-        summed_BD = F.embedding_bag(history_BT, self.item.rows.vectors, mode="sum")
-        return summed_BD / length_B1.clamp(min=1)

@@ -179,8 +179,12 @@ def _fit(
     config: RankingConfig, ranker: Ranker, train: Rows, valid: Rows, seed: int, work: Path
 ) -> tuple[int, dict[str, float]]:
     model, device = ranker.model, ranker.source.device
+    # Fused: one pass over the tables, which are larger than a batch; several times as fast.
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     tensors = to_tensors(train, model.schema, device)
 
