@@ -15,6 +15,8 @@ class Allowed:
 
     sums: Tensor
     """(P + 1,) int32: `sums[high] - sums[low]` items at places low..high-1 meet it."""
+    mask: Tensor
+    """(I,) bool: the items that meet it."""
     made_for: "weakref.ref[SidIndex]"
     """The index; weak, so that keeping a predicate does not keep an old snapshot."""
 
@@ -34,19 +36,25 @@ class Allowed:
                 f"allowed: bool ({index.num_items},) needed, got {mask_I.dtype}"
                 f" {tuple(mask_I.shape)}"
             )
-        mask_P = mask_I.to(index.device).index_select(0, index.item_of_place)
-        sums = _prefix_sums(mask_P)
+        mask_I = mask_I.to(index.device)
         if index.enabled is not None:
-            sums = _prefix_sums(mask_P & (index.enabled.sums.diff() > 0))
-        return cls(sums, weakref.ref(index))
+            mask_I = mask_I & index.enabled.mask
+        return cls.counted(index, mask_I)
+
+    @classmethod
+    def counted(cls, index: SidIndex, mask_I: Tensor) -> "Allowed":
+        """The predicate that is true at the items of `mask_I`, retired ones included."""
+        sums = torch.zeros(index.num_places + 1, dtype=torch.int32, device=index.device)
+        mask_P = mask_I.index_select(0, index.item_of_place)
+        torch.cumsum(mask_P, 0, dtype=torch.int32, out=sums[1:])
+        return cls(sums, mask_I, weakref.ref(index))
 
     @classmethod
     def everything(cls, index: SidIndex) -> "Allowed":
         """The predicate that every item meets that is not retired."""
         if index.enabled is not None:
             return index.enabled
-        sums = torch.arange(index.num_places + 1, dtype=torch.int32, device=index.device)
-        return cls(sums, weakref.ref(index))
+        return cls.of(index, torch.ones(index.num_items, dtype=torch.bool))
 
     def check(self, index: SidIndex) -> None:
         """Refuse to filter another index than the one this was made for.
@@ -59,9 +67,3 @@ class Allowed:
                 "allowed: made for another index or snapshot than the one searched (a copy on"
                 " another device is another one); make it with Allowed.of(index, mask) again"
             )
-
-
-def _prefix_sums(mask_P: Tensor) -> Tensor:
-    sums = torch.zeros(len(mask_P) + 1, dtype=torch.int32, device=mask_P.device)
-    torch.cumsum(mask_P, 0, dtype=torch.int32, out=sums[1:])
-    return sums
