@@ -36,7 +36,7 @@ from dasrec.generative.preference.negatives import (
     user_items,
 )
 from dasrec.generative.preference.prompts import training_positions, training_prompts
-from dasrec.generative.preference.rollouts import GrpoCollator, PromptBatch, draw, propose
+from dasrec.generative.preference.rollouts import GrpoCollator, PromptBatch, propose
 from dasrec.generative.preference.scoring import CandidateScorer, holding, trained_weights
 
 pytestmark = [
@@ -260,7 +260,7 @@ def test_proposals_are_different_real_unseen_items(
     prompts = prompts_of(world, vocabulary)
     collated: dict[str, Any] = GrpoCollator(prompts, world.corpus)([*np.arange(20)])
     batch = PromptBatch(**collated)
-    config = GrpoConfig(group_size=8, rollout=rollout, pool=16, add_target=add_target)
+    config = GrpoConfig(group_size=8, rollout=rollout, add_target=add_target)
     model.eval()
     items = propose(config, model, trie, batch, seed=0, step=3)
     assert items.shape == (20, 8)
@@ -288,16 +288,22 @@ def test_seen_items_are_proposed_where_training_repeats_them(world: World) -> No
     assert torch.equal(items.sort(dim=1).values, torch.arange(48).expand(5, 48))
 
 
-def test_draws_follow_the_probabilities() -> None:
-    probs = torch.tensor([0.6, 0.3, 0.1])
-    items = torch.tensor([7, 8, 9]).expand(20_000, 3)
-    generator = torch.Generator().manual_seed(0)
-    drawn = draw(items, probs.log().expand(20_000, 3), 2, generator)
-    for pair in ((7, 8), (7, 9), (8, 9)):
-        a, b = (float(probs[i - 7]) for i in pair)
-        expected = a * b / (1 - a) + b * a / (1 - b)
-        share = float((drawn == torch.tensor(pair)).all(1).float().mean())
-        assert share == pytest.approx(expected, abs=0.012)
+def test_draws_depend_on_seed_step_and_prompt_alone(world: World) -> None:
+    model, vocabulary = built(world)
+    trie = build_trie(world.corpus, world.sids, vocabulary)
+    collator = GrpoCollator(prompts_of(world, vocabulary), world.corpus)
+    config = GrpoConfig(group_size=8, rollout="sample")
+    model.eval()
+
+    def items(rows: slice, seed: int = 0, step: int = 0) -> Tensor:
+        batch: Any = collator([*np.arange(6)[rows]])
+        return propose(config, model, trie, PromptBatch(**batch), seed, step)
+
+    together = items(slice(None))
+    for row in range(6):
+        assert torch.equal(items(slice(row, row + 1))[0], together[row])
+    assert not torch.equal(items(slice(None), seed=1), together)
+    assert not torch.equal(items(slice(None), step=1), together)
 
 
 def loss_of_pairs(log_prob: Tensor, reference: Tensor, beta: float) -> float:
@@ -336,7 +342,6 @@ def test_a_reference_that_is_not_the_start_is_refused() -> None:
         (DpoConfig, {"trainer": {"use_weighting": True}}, "use_weighting: is set by dasrec"),
         (DpoConfig, {"negatives": 30}, "candidates: at least 'negatives' = 30 needed, got 20"),
         (GrpoConfig, {"trainer": {"beta": 0.1}}, "beta: transformers.TrainingArguments has no"),
-        (GrpoConfig, {"rollout": "sample", "pool": 8}, "pool: at least 'group_size' = 16"),
         (GrpoConfig, {"rewards": {"hit": 0.0, "rank": 0.0}}, "nothing would be learned"),
         (
             GrpoConfig,

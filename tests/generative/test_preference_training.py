@@ -164,7 +164,7 @@ def test_trls_other_losses_take_our_log_probabilities(
     "values",
     [
         {},
-        {"rollout": "sample", "pool": 24, "updates_per_rollout": 2, "add_target": True},
+        {"rollout": "sample", "updates_per_rollout": 2, "add_target": True},
         {"rewards": {"hit": 1.0, "rank": 0.0, "prefix": 1.0}, "beta": 0.0},
     ],
 )
@@ -239,7 +239,7 @@ def test_interrupted_alignment_resumes_to_the_same_bytes(
     inside = {"num_train_epochs": 3, "save_steps": 2}  # resumed in the middle of an epoch
     config: Any = dpo_config({"num_train_epochs": 3}, validation_queries=20)
     if method == "grpo":
-        values = {"rollout": "sample", "pool": 16, "updates_per_rollout": 2}
+        values = {"rollout": "sample", "updates_per_rollout": 2}
         config = grpo_config(inside, validation_queries=20, **values)
     prints = []
     for name, broken in (("straight", False), ("broken", True)):

@@ -114,11 +114,8 @@ class GrpoConfig(_PromptsConfig):
     """Items proposed per prompt."""
 
     rollout: Literal["beam", "sample"] = "beam"
-    """`beam` takes the best items; `sample` draws them without replacement, in proportion to
-    their probability, from the best `pool`."""
-
-    pool: int = Field(64, ge=2)
-    """Items of the search that `sample` draws from."""
+    """`beam` takes the best items; `sample` draws them without replacement from all that the
+    user may get, in proportion to their probability."""
 
     add_target: bool = False
     """Put the target in the last place of a group without it. No more on-policy: the model learns
@@ -147,10 +144,6 @@ class GrpoConfig(_PromptsConfig):
         ours = (*SET_BY_US, *_NOT_OURS)
         known = field_names(TrainingArguments)
         check_options(self.trainer, known, "transformers.TrainingArguments", ours)
-        if self.rollout == "sample" and self.pool < self.group_size:
-            raise ValueError(
-                f"pool: at least 'group_size' = {self.group_size} needed, got {self.pool}"
-            )
         if self.updates_per_rollout > 1 and self.trainer.get("gradient_accumulation_steps", 1) > 1:
             raise ValueError(
                 "updates_per_rollout: more than 1 needs gradient_accumulation_steps = 1; raise "

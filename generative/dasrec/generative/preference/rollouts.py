@@ -1,7 +1,6 @@
 """Groups of existing items that the model proposes for training prompts.
 
-Shape letters: B prompts, T prompt tokens, G items of a group, M items searched for,
-E excluded items (padded).
+Shape letters: B prompts, T prompt tokens, G items of a group, E excluded items (padded).
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from dasrec.core import Corpus, Ragged, derive_seed
+from dasrec.generative.decoding.noise import child_key
+from dasrec.generative.decoding.sampling import sample_items
 from dasrec.generative.decoding.search import constrained_beam_search
 from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.preference.config import GrpoConfig
@@ -70,44 +71,44 @@ def propose(
     One constrained search per prompt: all are existing items, and no two are the same.
 
     Args:
-        config: how many, and which of those found.
+        config: how many, and how.
         model: in eval mode.
         trie: the catalogue.
         batch: the prompts.
         seed: of the draws.
         step: the draws depend on seed, step and prompts alone, so a resumed run repeats them.
     """
-    sample = config.rollout == "sample"
-    count = min(config.pool if sample else config.group_size, trie.num_items)
-    found = constrained_beam_search(
-        model,
-        batch.input_ids,
-        batch.attention_mask,
-        trie,
-        num_beams=count,
-        num_items=count,
-        excluded=batch.excluded,
-        certify=False,
-    )
-    items_BG = found.items
-    if sample:
-        names = ("rollouts", step, int(batch.queries[0]))
-        generator = torch.Generator().manual_seed(derive_seed(seed, *names))
-        items_BG = draw(found.items, found.scores, config.group_size, generator)
+    count = min(config.group_size, trie.num_items)
+    if config.rollout == "sample":
+        items_BG = _drawn(model, trie, batch, count, derive_seed(seed, "rollouts", step))
+    else:
+        items_BG = constrained_beam_search(
+            model,
+            batch.input_ids,
+            batch.attention_mask,
+            trie,
+            num_beams=count,
+            num_items=count,
+            excluded=batch.excluded,
+            certify=False,
+        ).items
     if config.add_target:
         items_BG = with_target(items_BG, batch.targets)
     return items_BG
 
 
-def draw(items_BM: Tensor, scores_BM: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(B, G) items drawn without replacement in proportion to exp(score), in their order.
-
-    The `count` highest of score + Gumbel noise are such a draw (Gumbel top-k, 1903.06059).
-    """
-    uniform = torch.rand(scores_BM.shape, generator=generator).clamp_(1e-20, 1 - 1e-7)
-    gumbel = -(-uniform.log()).log()
-    best = (scores_BM + gumbel.to(scores_BM.device)).topk(min(count, scores_BM.shape[1])).indices
-    return items_BM.gather(1, best.sort(dim=1).values)
+def _drawn(model: Any, trie: SidTrie, batch: PromptBatch, count: int, seed: int) -> Tensor:
+    """(B, G) draws without replacement, in the order that lists have."""
+    drawn = sample_items(
+        model,
+        batch.input_ids,
+        batch.attention_mask,
+        trie,
+        num_items=count,
+        seeds=child_key(torch.full_like(batch.queries, seed), batch.queries),
+        excluded=batch.excluded,
+    )
+    return drawn.items.gather(1, drawn.scores.argsort(dim=1, descending=True, stable=True))
 
 
 def with_target(items_BG: Tensor, target_B: Tensor) -> Tensor:
