@@ -25,6 +25,7 @@ from dasrec.ranking.compare.config import Arm
 from dasrec.ranking.compare.figures import Results
 from dasrec.ranking.compare.paired import compare_arms
 from dasrec.ranking.compare.slices import row_slices
+from dasrec.ranking.features.fields import DenseField
 
 TRAIN = RankingConfig.model_validate(
     {
@@ -41,7 +42,8 @@ ARMS = {
 
 
 def plan(**values: Any) -> dict[str, Arm]:
-    return plan_arms(CompareConfig(**({"arms": ARMS} | values)), TRAIN, "das", ("das", "tiger"))
+    config = CompareConfig(**({"arms": ARMS} | values))
+    return plan_arms(config, TRAIN, "das", ("das", "tiger"), Path("run/embeddings"))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,13 @@ def test_default_arms_set_the_main_tokenizer_against_all_others() -> None:
     assert set(arms["id_das"].against) == {
         *("id_only", "id_shuffled", "id_tiger", "id_qarm", "id_das_item")
     }
-    for arm in arms.values():
-        assert set(arm.against) <= set(arms)
+    planned = plan(arms=None)
+    for arm in planned.values():
+        assert set(arm.against) <= set(planned)
+    dense = planned["id_content"].train.features.fields[-1]
+    assert isinstance(dense, DenseField)
+    assert dense.path == "run/embeddings"
+    assert planned["id_only"].train == TRAIN
 
 
 @pytest.mark.parametrize(
@@ -136,9 +143,9 @@ def test_report_holds_the_figures_of_the_models(finished: Path, small: Any) -> N
 def test_slices_by_hand(make_corpus: Any) -> None:
     # Items 0..3 have 6, 2, 0 and 0 training impressions; users 0..2 have 6, 2 and 0.
     user = np.array([0] * 6 + [0, 0] + [1] * 2 + [1] + [2, 2])
-    item = np.array([0, 0, 0, 0, 1, 1] + [1, 2] + [0, 0] + [3] + [2, 0])
+    item = np.array([0, 0, 0, 0, 1, 1, 1, 2, 0, 0, 3, 2, 0])
     split = np.array([0] * 6 + [2, 2] + [0] * 2 + [2] + [2, 2])
-    label = np.array([1, 0, 1, 0, 1, 0] + [1, 0] + [1, 0] + [1] + [1, 0], np.float32)
+    label = np.array([1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 0], np.float32)
     corpus = make_corpus(user, item, np.arange(13), label, split, (3, 4), impressions=True)
     test = split == 2
     got = row_slices(corpus, user[test], item[test], label[test])  # items 1, 2, 3, 2, 0
@@ -170,7 +177,7 @@ def planted_results(gain: float, num_users: int = 300) -> Results:
         for arm, strength in (("a", 0.3 + gain), ("b", 0.3)):
             logit = strength * label + noise + 0.05 * rng.normal(size=len(user))
             arms[arm][seed] = ArmResult(user, item, label, logit, None)  # type: ignore[arg-type]
-    return Results(arms, dict.fromkeys(range(3), {"all": np.ones(len(user), np.bool_)}))
+    return Results(arms, {key: {"all": np.ones(len(user), np.bool_)} for key in range(3)})
 
 
 @pytest.mark.parametrize(("gain", "found"), [(0.2, True), (0.0, False)])

@@ -20,6 +20,7 @@ from dasrec.core.prepare import PrepareConfig
 from dasrec.core.synthetic import SyntheticConfig
 from dasrec.eval.report import EvalConfig
 from dasrec.ranking import RankingConfig, RerankConfig
+from dasrec.ranking.compare import CompareConfig
 from dasrec.tokenizer import AssignConfig, TokenizerConfig
 
 BASELINES = ("popularity", "item_knn", "sasrec")
@@ -52,6 +53,9 @@ class RankConfig(StageConfig):
 
     rerank: RerankConfig = RerankConfig()
     """Re-scoring of the generated candidates."""
+
+    compare: CompareConfig = CompareConfig()
+    """Arms and seeds of `dasrec rank compare`."""
 
 
 class RunConfig(StageConfig):

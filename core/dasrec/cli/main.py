@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
+
+from dasrec.cli.rank import rank_app
+from dasrec.cli.terminal import terminal
 
 app = typer.Typer(
     help="DAS: generative recommendation on dual-aligned semantic IDs of users and items.",
@@ -24,6 +26,7 @@ data_app = typer.Typer(help="Get raw data: generate it, or download a public set
 sids_app = typer.Typer(help="Look at semantic IDs.")
 app.add_typer(data_app, name="data")
 app.add_typer(sids_app, name="sids")
+app.add_typer(rank_app, name="rank")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Run config (YAML).")]
 Overrides = Annotated[
@@ -90,7 +93,7 @@ def run(
     settings = load_run_config(config, overrides)
     plan = Run(settings, out, data, methods=method, variants=generator, fitted_on=fitted_on)
     plan.execute()
-    show_summary(plan, _console())
+    show_summary(plan, terminal())
     if record is not None:
         record_results(plan, record, config, overrides or [], topic, variant)
 
@@ -158,7 +161,6 @@ for _name, _text in {
     "pretrain": "Add SID tokens to a decoder LM and train it in full",
     "sft": "Fine-tune the generator, by LoRA or in full",
     "align": "Align the generator with what users took, by DPO or GRPO",
-    "rank": "Train the CTR models and re-score the generated candidates",
     "evaluate": "Metrics of every method's lists",
 }.items():
     _stage_command(_name, _text)
@@ -210,7 +212,7 @@ def recommend(
         intention=intention,
         explain=explain,
     )
-    console = _console()
+    console = terminal()
     for table in recommendation_table(found):
         console.print(table)
 
@@ -339,7 +341,7 @@ def compare(
     chosen: Literal["valid", "test"] = "valid" if split == "valid" else "test"
     found = load_runs(runs)
     results = compare_with(baseline, found, metric or ["ndcg@10"], split=chosen)
-    _console().print(comparison_table(baseline, results))
+    terminal().print(comparison_table(baseline, results))
     if record is not None:
         record_comparisons(record, topic, found, baseline, chosen, results)
         typer.echo(f"recorded in {record}")
@@ -426,13 +428,8 @@ def data_download(
     download(name, out / name)
 
 
-def _console() -> Console:
-    """The terminal, or 120 columns where the output goes to a file."""
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
 def _set_up_logging() -> None:
-    handler = RichHandler(console=_console(), show_path=False, show_level=False, markup=False)
+    handler = RichHandler(console=terminal(), show_path=False, show_level=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     first = os.environ.get("RANK", "0") == "0"  # of several processes one tells the story
     logging.getLogger("dasrec").setLevel(logging.INFO if first else logging.WARNING)

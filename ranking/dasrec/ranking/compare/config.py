@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -21,6 +22,9 @@ class ArmConfig(StageConfig):
 
     shuffle_sids: bool = False
     """Permute SIDs among items and among users: the same capacity and collisions, no meaning."""
+
+    content: bool = False
+    """Add the item vectors of the run's embeddings, frozen: what SIDs are made from, undigested."""
 
     train: dict[str, Any] = Field(default_factory=dict)
     """What differs from `ranking.train`, e.g. {features: {user_sids: false}}."""
@@ -60,7 +64,7 @@ def default_arms(main: str, tokenizers: Sequence[str]) -> dict[str, ArmConfig]:
     """The arms that tell what semantic IDs are worth, and which.
 
     No SIDs; shuffled SIDs; those of every other tokenizer; item SIDs, user SIDs and both of the
-    main tokenizer; SIDs without ids.
+    main tokenizer; SIDs without ids; the content vectors themselves.
 
     Args:
         main: the tokenizer whose worth is to be shown.
@@ -78,13 +82,25 @@ def default_arms(main: str, tokenizers: Sequence[str]) -> dict[str, ArmConfig]:
         f"id_{main}_user": ArmConfig(tokenizer=main, train={"features": {"item_sids": False}}),
         f"id_{main}": ArmConfig(tokenizer=main, against=(*rivals, f"id_{main}_item")),
         "sid_only": ArmConfig(tokenizer=main, train={"features": {"ids": False}}),
+        "id_content": ArmConfig(content=True),
     }
 
 
 def plan_arms(
-    config: CompareConfig, train: RankingConfig, main: str, tokenizers: Sequence[str]
+    config: CompareConfig,
+    train: RankingConfig,
+    main: str,
+    tokenizers: Sequence[str],
+    embeddings: Path,
 ) -> dict[str, Arm]:
     """Every arm in every mode, by name, after checking all of them.
+
+    Args:
+        config: which arms.
+        train: the section that they differ from.
+        main: the tokenizer whose worth is to be shown.
+        tokenizers: all that there are.
+        embeddings: artifact for arms with `content`.
 
     Raises:
         ValueError: an arm with an unknown tokenizer, an unknown rival, a bad name or settings that
@@ -99,6 +115,9 @@ def plan_arms(
         for mode, differences in modes.items():
             where = f"ranking.compare: arm '{_full(name, mode)}'"
             values = _merged(_merged(train.as_json(), differences), arm.train)
+            if arm.content:
+                dense = {"type": "dense", "name": "content", "side": "item"}
+                values["features"]["fields"] += [dense | {"path": str(embeddings)}]
             planned[_full(name, mode)] = Arm(
                 _full(name, mode),
                 arm.tokenizer,

@@ -1,6 +1,5 @@
 """Stage: Corpus and SemanticIds of several tokenizers -> which of them help the CTR model."""
 
-import json
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from filelock import FileLock, Timeout
 from dasrec.core.artifacts import code_version
 from dasrec.core.corpus import Corpus
 from dasrec.core.semantic_ids import SemanticIds
-from dasrec.eval.results import hardware
 from dasrec.ranking.compare.arms import make_arm
 from dasrec.ranking.compare.config import Arm
 from dasrec.ranking.compare.figures import Results, all_figures, load_results
@@ -81,7 +79,6 @@ def compare_report(
     compared = compare_arms(planned, results, corpus.num_users, num_samples)
     return {
         "code": code_version(),
-        "hardware": hardware(),
         "corpus": corpus.manifest.fingerprint,
         "seeds": list(seeds),
         "num_samples": num_samples,
@@ -108,10 +105,3 @@ def _arm_facts(arm: Arm, results: Results) -> dict[str, Any]:
         "valid": [model.metrics["valid"] for model in models],
         "inputs": [model.inputs for model in models],
     }
-
-
-def write_json(report: Mapping[str, Any], path: Path) -> None:
-    """Write `report.json` whole."""
-    scratch = path.with_name(f".{path.name}")
-    scratch.write_text(json.dumps(report, indent=2) + "\n")
-    scratch.replace(path)

@@ -1,0 +1,71 @@
+"""`dasrec rank`: train CTR models, compare them, score rows with one, export it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+rank_app = typer.Typer(help="The CTR model: train, compare, score, export.", no_args_is_help=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Run config (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="e.g. ranking.train.epochs=3")
+]
+Out = Annotated[Path, typer.Option("--out", help="Run directory.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw data.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A folder of RUN/rankers, or ARM/SEED of RUN/rank_compare; the only one by default.",
+    ),
+]
+
+
+@rank_app.command("train")
+def train(config: ConfigPath, overrides: Overrides = None, out: Out = Path("runs/default")) -> None:
+    """Train the CTR models and re-score the generated candidates (inputs are read from --out)."""
+    from dasrec.cli.config import load_run_config
+    from dasrec.cli.pipeline import Run
+
+    Run(load_run_config(config, overrides), out, only={"rank"}).execute()
+
+
+@rank_app.command("compare")
+def compare(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = Path("runs/default"),
+    data: Data = None,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", help="Train only this arm (repeat for several).")
+    ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", help="Train only this seed (repeat for several).")
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="Append figures to TOPIC.jsonl in this folder."),
+    ] = None,
+    topic: Annotated[str, typer.Option(help="What the recorded figures are about.")] = "ranking",
+) -> None:
+    """Which semantic IDs help: arms x seeds, with slices and intervals (RUN/rank_compare).
+
+    With --data the stages before are run too. Finished arms are kept; several calls may work on
+    one run side by side.
+    """
+    from dasrec.cli.config import load_run_config
+    from dasrec.cli.rank_compare import compare_rankers, record_comparison, show_comparison
+    from dasrec.cli.terminal import terminal
+    from dasrec.eval.result_line import check_topic
+    from dasrec.eval.results import typed
+
+    check_topic(topic)
+    settings = load_run_config(config, overrides)
+    report = compare_rankers(settings, out, data, arms or (), seeds or ())
+    show_comparison(report, terminal())
+    if record is not None:
+        parts = ["dasrec", "rank", "compare", str(config), *(overrides or []), "--out", out.name]
+        record_comparison(report, settings, out, typed(parts), record, topic)
+        typer.echo(f"recorded in {record}")
