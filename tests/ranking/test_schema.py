@@ -6,6 +6,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tests.ranking.rich_world import (
+    ITEMS,
+    USERS,
+    field,
+    item_table,
+    log_context,
+    user_table,
+    write,
+)
 
 from dasrec.core import Corpus
 from dasrec.core.config import build_config
@@ -21,15 +30,6 @@ from dasrec.ranking.features.encode import (
     known_context,
 )
 from dasrec.ranking.rows import impression_rows
-from tests.ranking.rich_world import (
-    ITEMS,
-    USERS,
-    field,
-    item_table,
-    log_context,
-    user_table,
-    write,
-)
 
 
 @pytest.fixture

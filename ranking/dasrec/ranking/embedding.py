@@ -90,7 +90,7 @@ class SideEmbedding(nn.Module):
         ids = [] if self.id is None else [self._id(index_B, sids)[:, None]]
         found = [*ids, *attributes, *sids]
         if not found:
-            return self.rows.vectors.new_zeros(len(index_B), 0, self.dim)
+            return self.rows.vectors.new_zeros(index_B.shape[0], 0, self.dim)
         return torch.cat(found, dim=1)
 
     def sequence(self, index_B: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class FeatureEmbedding(nn.Module):
 
     def _crosses(self, user_B: Tensor, item_B: Tensor) -> Tensor:
         if self.cross is None:
-            return self.item.rows.vectors.new_zeros(len(item_B), 0, self.item.dim)
+            return self.item.rows.vectors.new_zeros(item_B.shape[0], 0, self.item.dim)
         rows = cross_rows(
             self.user.rows.hashes[user_B, : self.num_cross_fields],
             self.item.rows.hashes[item_B, : self.num_cross_fields],

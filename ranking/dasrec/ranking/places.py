@@ -29,7 +29,7 @@ class Places(NamedTuple):
         if self.padded:
             values_BTX = values_PX.unflatten(0, self.real_BT.shape)
             return (values_BTX * self.real_BT[:, :, None]).sum(1)
-        summed_BX = values_PX.new_zeros(len(self.real_BT), values_PX.shape[1])
+        summed_BX = values_PX.new_zeros(self.real_BT.shape[0], values_PX.shape[1])
         return summed_BX.index_add(0, self.row_P, values_PX)
 
 
@@ -45,7 +45,8 @@ def lay_out(history_BT: Tensor, *, padded: bool) -> tuple[Tensor, Places]:
     """
     real_BT = history_BT > 0
     if padded:
-        row_B = torch.arange(len(history_BT), device=history_BT.device)
+        # not len(): an exported graph would hold it as a constant
+        row_B = torch.arange(history_BT.shape[0], device=history_BT.device)
         ago_T = torch.arange(history_BT.shape[1] - 1, -1, -1, device=history_BT.device)
         row_BT, ago_BT = torch.broadcast_tensors(row_B[:, None], ago_T)
         places = Places(row_BT.flatten(), ago_BT.flatten(), real_BT, padded=True)
