@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from dasrec.core import Corpus, Embeddings, load_corpus, load_embeddings
+from dasrec.core.processes import average, average_gradients, share, weight
 from dasrec.tokenizer import DasConfig, IcdmConfig, TigerConfig, train_tokenizer
-from dasrec.tokenizer.parallel import average, average_gradients, gather, share, weight
+from dasrec.tokenizer.parallel import gather
 
 MakeWorld = Callable[..., tuple[Corpus, Embeddings]]
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dasrec.core.processes import share, weight
 from dasrec.tokenizer.config import AutoencoderConfig
-from dasrec.tokenizer.parallel import gather, share, weight
+from dasrec.tokenizer.parallel import gather
 from dasrec.tokenizer.quantizer import Encoded, ResidualQuantizer
 
 ROWS = 4096  # rows at a time outside training; what they make still fits a CPU's cache

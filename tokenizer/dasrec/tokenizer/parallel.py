@@ -7,15 +7,9 @@ devices. Gradients are averaged, so that rows count once (see `gather`).
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from dasrec.core.processes import processes
-
-
-def share(x_BX: Tensor) -> Tensor:
-    """This process's rows: every W-th one."""
-    state = processes()
-    return x_BX[state.process_index :: state.num_processes]
+from dasrec.core.processes import processes, share
 
 
 def gather(mine: Tensor, rows: int) -> Tensor:
@@ -46,31 +40,3 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return share(gradient), None
-
-
-def weight(rows: int) -> float:
-    """Factor W / rows: a sum over this process's share, so weighted, averages to the mean."""
-    return float(processes().num_processes / rows)
-
-
-def average(values: dict[str, Tensor]) -> dict[str, float]:
-    """Means over the processes: those losses that a process computes from its share alone become
-    the whole batch's."""
-    stacked = torch.stack(list(values.values()))
-    if processes().num_processes > 1:
-        dist.all_reduce(stacked)
-        stacked /= processes().num_processes
-    return dict(zip(values, stacked.tolist(), strict=True))
-
-
-def average_gradients(module: nn.Module) -> None:
-    """Mean over the processes, in one message."""
-    if processes().num_processes == 1:
-        return
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= processes().num_processes
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dasrec.core import generator
+from dasrec.core.processes import average, average_gradients
 from dasrec.tokenizer.kmeans import init_codebooks, restart_unused
 from dasrec.tokenizer.objective import Objective, Phase, Step
-from dasrec.tokenizer.parallel import average, average_gradients
 from dasrec.tokenizer.report import perplexity
 
 log = logging.getLogger(__name__)

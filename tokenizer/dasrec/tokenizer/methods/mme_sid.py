@@ -12,13 +12,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from dasrec.core.processes import share
 from dasrec.tokenizer.autoencoder import Autoencoder, rq_vae
 from dasrec.tokenizer.config import AutoencoderConfig, Levels, Size, Weight
 from dasrec.tokenizer.joint import JointSide
 from dasrec.tokenizer.mmd import mmd
 from dasrec.tokenizer.modal import check_several
 from dasrec.tokenizer.objective import Data, Objective, Sides, Sizes, Step, semantic_losses
-from dasrec.tokenizer.parallel import gather, share
+from dasrec.tokenizer.parallel import gather
 
 
 class MmeSidConfig(AutoencoderConfig):
