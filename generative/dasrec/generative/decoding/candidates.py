@@ -67,7 +67,8 @@ class Candidates(NamedTuple):
 
     def padded(self, values_C: Tensor, fill: float | int) -> Tensor:
         """(B, N) values per user, `fill` where there are no more."""
-        return values_C[self.at_BN].masked_fill_(~self.real_BN, fill)
+        values_BN = values_C.index_select(0, self.at_BN.flatten()).view(self.at_BN.shape)
+        return values_BN.masked_fill_(~self.real_BN, fill)
 
     def take(self, index: SidIndex, level: int, chosen_BV: Tensor) -> Frontier:
         """The frontier of the chosen candidates, given by their columns in (B, N)."""
@@ -116,29 +117,33 @@ def extend(
     node_C, code_C, row_C, count_R = index.children(level, frontier.node.flatten())
     size = logits_RK.shape[1]
     padding_C = code_C == size if index.level_padded[level] else None
-    cell_C = row_C * size + code_C
+    cell_C = row_C * size
+    cell_C += code_C
     if padding_C is not None:
-        cell_C = cell_C - padding_C.long()  # any cell of the row
-    step_C = logits_RK.flatten()[cell_C]
+        cell_C -= padding_C.long()  # any cell of the row
+    # index_select: four times as fast as indexing on a CPU
+    step_C = logits_RK.flatten().index_select(0, cell_C)
     dead_C = None
     if not filter_.is_trivial:
         dead_C = ~filter_.alive(level, node_C, row_C // width)
-        step_C = step_C.masked_fill_(dead_C, NEVER)
+        step_C.masked_fill_(dead_C, NEVER)
     if normalize == "trie":
         log_z_R = _log_sum_exp(step_C, count_R, row_C)
-    step_C = step_C - log_z_R[row_C]
+    step_C -= log_z_R.index_select(0, row_C)
     if padding_C is not None:
-        step_C = step_C.masked_fill_(padding_C, 0.0)
+        step_C.masked_fill_(padding_C, 0.0)
     if dead_C is not None:
-        step_C = step_C.masked_fill_(dead_C, NEVER)  # -inf - -inf is nan
+        step_C.masked_fill_(dead_C, NEVER)  # -inf - -inf is nan
+    order_C = (frontier.rank.flatten() * (size + 1)).index_select(0, row_C)
+    order_C += code_C
     at_BN, real_BN = _columns(count_R.view(-1, width).sum(1))
     return Candidates(
-        score_C=frontier.score.flatten()[row_C] + step_C,
+        score_C=frontier.score.flatten().index_select(0, row_C) + step_C,
         step_C=step_C,
         node_C=node_C,
         code_C=code_C,
         row_C=row_C,
-        order_C=frontier.rank.flatten()[row_C] * (size + 1) + code_C,
+        order_C=order_C,
         at_BN=at_BN,
         real_BN=real_BN,
         width=width,
@@ -156,7 +161,7 @@ def ranking_key(score: Tensor, order: Tensor) -> Tensor:
     """
     bits = (score + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # IEEE 754 floats sort as these integers
-    return (ordered.long() << 32) - order
+    return (ordered.long() << 32).sub_(order)
 
 
 def _columns(count_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +169,8 @@ def _columns(count_B: Tensor) -> tuple[Tensor, Tensor]:
     column_N = torch.arange(int(count_B.max()), device=count_B.device)
     first_B1 = (count_B.cumsum(0) - count_B).unsqueeze(1)
     real_BN = column_N < count_B.unsqueeze(1)
-    return (first_B1 + column_N).where(real_BN, first_B1), real_BN
+    last = int(count_B.sum()) - 1
+    return (first_B1 + column_N).clamp_(max=last), real_BN
 
 
 def _log_sum_exp(value_C: Tensor, count_R: Tensor, row_C: Tensor) -> Tensor:
@@ -173,6 +179,10 @@ def _log_sum_exp(value_C: Tensor, count_R: Tensor, row_C: Tensor) -> Tensor:
     top_R = torch.segment_reduce(value_C, "max", lengths=count_R, unsafe=True, initial=NEVER)
     top_R = top_R.masked_fill_(top_R == NEVER, 0.0)
     sum_R = torch.segment_reduce(
-        (value_C - top_R[row_C]).exp_(), "sum", lengths=count_R, unsafe=True, initial=0.0
+        (value_C - top_R.index_select(0, row_C)).exp_(),
+        "sum",
+        lengths=count_R,
+        unsafe=True,
+        initial=0.0,
     )
     return sum_R.log_() + top_R

@@ -99,17 +99,24 @@ class ItemFilter:
         """(N,) items of the user at places low..high-1."""
         if self._sums is None:
             count = high_N - low_N
-        elif len(self._sums) == 1:
-            count = self._sums[0][high_N] - self._sums[0][low_N]
         else:
-            set_N = self._set_of_user[user_N]
-            count = self._sums[set_N, high_N] - self._sums[set_N, low_N]
+            low_N, high_N, user_N = torch.broadcast_tensors(low_N, high_N, user_N)
+            count = self._sum_to(high_N, user_N).sub_(self._sum_to(low_N, user_N))
         if self._excluded is not None:
             count = count - self._in_range(self._excluded, low_N, high_N, user_N)
         if self._only is not None:
             listed = self._in_range(self._only, low_N, high_N, user_N)
             count = torch.where(self._has_list[user_N], listed, count)
         return count
+
+    def _sum_to(self, place_N: Tensor, user_N: Tensor) -> Tensor:
+        """(N,) int32 items before each place that meet the user's predicate."""
+        assert self._sums is not None
+        at_N = place_N
+        if len(self._sums) > 1:
+            at_N = self._set_of_user[user_N] * self._sums.shape[1] + place_N
+        # index_select: four times as fast as indexing on a CPU
+        return self._sums.flatten().index_select(0, at_N.flatten()).view(at_N.shape)
 
     def _in_range(self, keys: Tensor, low_N: Tensor, high_N: Tensor, user_N: Tensor) -> Tensor:
         low, high = self._keys(low_N, user_N), self._keys(high_N, user_N)

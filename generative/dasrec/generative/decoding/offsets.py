@@ -38,7 +38,10 @@ class Offsets:
 
     def __getitem__(self, index_R: Tensor) -> Tensor:
         """(R,) int64 values."""
-        return self.base[index_R >> _SHIFT].long() + self.rest[index_R]
+        flat = index_R.flatten()  # index_select: four times as fast as indexing on a CPU
+        values = self.base.index_select(0, flat >> _SHIFT).long()
+        values += self.rest.index_select(0, flat)
+        return values.view(index_R.shape)
 
     def dense(self) -> Tensor:
         """(N + 1,) int64 all values."""

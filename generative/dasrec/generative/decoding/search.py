@@ -10,7 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.decoding.beams import Beams, Mode, check_length, check_prompts, start_beams
+from dasrec.generative.decoding.beams import (
+    Beams,
+    CacheKind,
+    Mode,
+    check_length,
+    check_prompts,
+    start_beams,
+)
 from dasrec.generative.decoding.candidates import (
     NEVER,
     Candidates,
@@ -24,6 +31,7 @@ from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.laps import Laps
 from dasrec.generative.decoding.leaves import expand_leaves
+from dasrec.generative.decoding.prefix_cache import PromptPrefix
 from dasrec.generative.decoding.widths import beam_widths, per_user
 
 
@@ -56,6 +64,8 @@ def constrained_beam_search(
     only: Lists | None = None,
     certify: bool = True,
     mode: Mode = "auto",
+    cache: CacheKind = "dynamic",
+    prefix: PromptPrefix | None = None,
     head: LevelHead | None = None,
     timings: dict[str, float] | None = None,
 ) -> SearchResult:
@@ -83,6 +93,8 @@ def constrained_beam_search(
         only: Per user the only item indices to return, in the same forms; None for no such list.
         certify: Fill `exact_prefix` (else 0).
         mode: "tree", "expand", or "auto" by what the model supports (see `beams`).
+        cache: "static" writes keys and values into memory taken at the start.
+        prefix: What comes before every prompt, read once; see `PromptPrefix`.
         head: `LevelHead(model, trie.level_token_ids)`, to make it once for many batches.
         timings: Takes the seconds of "prefill" (the prompts), "body" (the beams), "head" and
             "constraint" (trie, filters, choice of beams), added to what is there.
@@ -98,8 +110,12 @@ def constrained_beam_search(
     level_widths = beam_widths(num_items_B, num_beams_B, widths, trie.num_levels)
     filter_ = ItemFilter(trie, len(input_ids), allowed, excluded, only)
     head = head or LevelHead(model, trie.level_token_ids)
-    check_length(head, input_ids.shape[1] + trie.num_levels - 1)
-    beams = start_beams(head, input_ids, attention_mask, mode)
+    shared = 0 if prefix is None else len(prefix)
+    check_length(head, shared + input_ids.shape[1] + trie.num_levels - 1)
+    num_slots = sum(int(width_B.max()) for width_B in level_widths[:-1])
+    beams = start_beams(
+        head, input_ids, attention_mask, mode, cache=cache, num_slots=num_slots, prefix=prefix
+    )
     laps.lap("constraint")
     frontier, pruned_B = _search(beams, head, trie, filter_, level_widths, normalize, laps)
     items, scores = expand_leaves(trie, filter_, frontier, num_items_B)
@@ -125,13 +141,29 @@ def _search(
     pruned_B = torch.full_like(frontier.score[:, 0], NEVER)
     for level, width_B in enumerate(level_widths):
         if level:
-            states = beams.advance(frontier.token, frontier.parent)
+            live_BW = _live(index, filter_, frontier, level - 1, normalize)
+            states = beams.advance(frontier.token, frontier.parent, live_BW)
             laps.lap("body")
         candidates = extend(states, head, index, filter_, frontier, level, normalize, laps)
         frontier, dropped_B = keep_best(candidates, index, level, width_B)
         pruned_B = torch.maximum(pruned_B, dropped_B)
         laps.lap("constraint")
     return frontier, pruned_B
+
+
+def _live(
+    index: SidIndex, filter_: ItemFilter, frontier: Frontier, level: int, normalize: Normalize
+) -> Tensor | None:
+    """(B, W) beams whose states matter; None for all of them.
+
+    The rest have nothing left to choose: below a node with a single allowed item every code of the
+    normaliser "trie" has probability 1, and so has what follows a short SID.
+    """
+    if normalize == "trie":
+        return (filter_.count(level, frontier.node) > 1) & (frontier.score > NEVER)
+    if index.level_padded[level]:
+        return ~frontier.ended & (frontier.score > NEVER)
+    return None
 
 
 def keep_best(

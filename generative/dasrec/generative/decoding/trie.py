@@ -147,8 +147,10 @@ class SidTrie:
             low_R, count_R = torch.zeros_like(node_R), torch.full_like(node_R, len(self.tok[0]))
         row_C = torch.repeat_interleave(count_R)
         shift_R = low_R - count_R.cumsum(0) + count_R  # from a child's place in the result
-        node_C = torch.arange(len(row_C), device=row_C.device) + shift_R[row_C]
-        return Children(node_C, self.tok[level][node_C].long(), row_C, count_R)
+        node_C = torch.arange(len(row_C), device=row_C.device)
+        node_C += shift_R.index_select(0, row_C)
+        code_C = self.tok[level].index_select(0, node_C).long()
+        return Children(node_C, code_C, row_C, count_R)
 
     def place_ranges(self, level: int, node_N: Tensor) -> tuple[tuple[Tensor, Tensor]]:
         """(N,) first and one-past-last place of the items below nodes of `level` (from 0)."""
