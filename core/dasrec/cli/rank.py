@@ -69,3 +69,39 @@ def compare(
         parts = ["dasrec", "rank", "compare", str(config), *(overrides or []), "--out", out.name]
         record_comparison(report, settings, out, typed(parts), record, topic)
         typer.echo(f"recorded in {record}")
+
+
+@rank_app.command("score")
+def score(
+    run_dir: RunDir,
+    source: Annotated[
+        Path, typer.Option("--input", help="Parquet with user_id, item_id, perhaps timestamp.")
+    ],
+    target: Annotated[Path, typer.Option("--output", help="Parquet file to write.")],
+    model: ModelName = None,
+    allow_unknown: Annotated[
+        bool,
+        typer.Option("--allow-unknown", help="Score users and items that are new as cold ones."),
+    ] = False,
+    time_format: Annotated[
+        str, typer.Option("--time", help="Of timestamp: seconds, milliseconds, iso, or strptime.")
+    ] = "seconds",
+) -> None:
+    """Add click probabilities to rows, each given the history before its timestamp."""
+    from dasrec.cli.rank_model import open_model
+    from dasrec.ranking.score import score_table
+
+    opened = open_model(run_dir, model)
+    counts = score_table(
+        opened.ranker,
+        opened.corpus,
+        source,
+        target,
+        allow_unknown=allow_unknown,
+        time_format=time_format,
+    )
+    typer.echo(
+        f"wrote {target}: {counts.num_rows} rows in {counts.seconds:.1f} s "
+        f"({counts.num_rows / counts.seconds:.0f} rows/s), {counts.unknown_users} of unknown "
+        f"users, {counts.unknown_items} of unknown items"
+    )
