@@ -13,6 +13,8 @@ from dasrec.core.config import build_config
 from dasrec.core.corpus import SPLITS
 from dasrec.eval.ctr_metrics import ctr_report
 from dasrec.ranking import RankingConfig, load_ranker, train_ranker
+from dasrec.ranking.calibration import fit_calibration
+from dasrec.ranking.rows import impression_rows
 
 VALUES = {
     "epochs": 3,
@@ -44,6 +46,18 @@ def test_scores_survive_saving_and_do_not_depend_on_the_batch(tmp_path: Path, sm
     assert stored["test"] == manifest.metrics["test"]
     assert {"all", "cold", "warm"} == set(stored["test"])
     assert not (tmp_path / ".ranker.work").exists()
+
+
+def test_probabilities_are_calibrated_on_validation_rows(tmp_path: Path, small: Any) -> None:
+    manifest = train_ranker(CONFIG, small.corpus, None, tmp_path / "ranker")
+    ranker = load_ranker(tmp_path / "ranker", small.corpus, None)
+    rows = impression_rows(small.corpus, "valid")
+    logits = ranker.score_rows(rows)
+    expected = fit_calibration("platt", rows.label, logits)
+    assert ranker.calibration == expected
+    np.testing.assert_allclose(ranker.probability(logits), expected(logits))
+    assert ranker.probability(logits).mean() == pytest.approx(rows.label.mean(), abs=1e-3)
+    assert {"logloss", "ece", "ece_floor", "pcoc"} == set(manifest.metrics["calibration"]["after"])
 
 
 def test_interrupted_run_ends_with_the_same_bytes(

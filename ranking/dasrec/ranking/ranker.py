@@ -9,13 +9,13 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from safetensors.torch import load_file
-from scipy.special import expit
 
 from dasrec.core.artifacts import Manifest, load_manifest
 from dasrec.core.config import build_config
 from dasrec.core.corpus import Corpus, Int64s
 from dasrec.core.semantic_ids import SemanticIds
 from dasrec.ranking.backbones import ModelConfig
+from dasrec.ranking.calibration import UNCALIBRATED, Calibration
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
 from dasrec.ranking.features.encode import encode_context
 from dasrec.ranking.model import CtrModel
@@ -33,6 +33,7 @@ class Ranker:
     tables: FeatureTables
     source: HistorySource
     manifest: Manifest | None = None
+    calibration: Calibration = UNCALIBRATED
 
     def score(
         self,
@@ -76,9 +77,8 @@ class Ranker:
         return self.score(rows.user_idx, rows.item_idx, rows.history_end, batch_size, rows.context)
 
     def probability(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Click probabilities of logits, same shape."""
-        probability: npt.NDArray[np.float32] = expit(logits)
-        return probability
+        """Calibrated click probabilities of logits, same shape; in their order."""
+        return self.calibration(logits)
 
 
 def load_ranker(path: str | Path, corpus: Corpus, sids: SemanticIds | None) -> Ranker:
@@ -110,7 +110,8 @@ def load_ranker(path: str | Path, corpus: Corpus, sids: SemanticIds | None) -> R
     model.load_state_dict(load_file(path / "model.safetensors"))
     device = default_device()
     source = HistorySource(corpus, features.max_history, device)
-    return Ranker(model.to(device).eval(), tables, source, manifest)
+    calibration = Calibration.model_validate_json((path / "calibration.json").read_text())
+    return Ranker(model.to(device).eval(), tables, source, manifest, calibration)
 
 
 def default_device() -> torch.device:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from dasrec.core.config import StageConfig, build_config
-from dasrec.ranking.train import RankingConfig
+from dasrec.ranking.config import RankingConfig
 
 BASELINE = "id_only"
 SHUFFLED = "id_shuffled"
