@@ -6,6 +6,7 @@ Shape letters: B users, S positions, H hidden width, V vocabulary, L levels, K c
 R rows of any batch shape, X = H, or V where the head cannot be restricted (see `LevelHead`).
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -72,6 +73,18 @@ class LevelHead:
                 "%s: its logits are not those of its output embedding; using the full head",
                 type(base).__name__,
             )
+
+    def compiled(self) -> "LevelHead":
+        """One that runs the model through torch.compile, anew for each shape it meets."""
+        head, body = copy.copy(self), torch.compile(self._body, fullgraph=True, dynamic=False)
+
+        def run(**inputs: Any) -> Any:
+            # Each step of a search has a shape of its own, so a version; the default allows 8.
+            with torch._dynamo.config.patch(recompile_limit=64):  # type: ignore[no-untyped-call]
+                return body(**inputs)
+
+        head._body = run
+        return head
 
     def states(self, last_only: bool = False, **inputs: Any) -> Tensor:
         """Run the model; (B, S, X) states to be given to `logits` and `log_normalizer`.

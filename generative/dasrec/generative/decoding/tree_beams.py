@@ -27,6 +27,9 @@ class TreeBeams:
         attention_mask: Tensor,
         cache: Any = None,
         prefix: PromptPrefix | None = None,
+        *,
+        right_padded: bool = False,
+        step_head: LevelHead | None = None,
     ) -> None:
         """Prepare one batch.
 
@@ -36,8 +39,12 @@ class TreeBeams:
             attention_mask: (B, T) 1 at real tokens, wherever the padding is.
             cache: An empty one; a growing one by default.
             prefix: What comes before every prompt.
+            right_padded: Padding is at the end of each prompt, and there is no prefix.
+            step_head: What runs the beams, e.g. a compiled one; `head` by default.
         """
         self._head = head
+        self._step_head = step_head or head
+        self._right_padded = right_padded
         self._input_ids = input_ids
         self._prefix = prefix
         self._real_BN = attention_mask.bool()
@@ -51,7 +58,7 @@ class TreeBeams:
         self._num_slots = 0
 
     def prefill(self) -> Tensor:
-        """(B, 1, X) states after the prompt, which ends each row."""
+        """(B, 1, X) states after the last real token of each prompt."""
         batch, length = self._input_ids.shape
         mask: Any = self._real_BN.long()
         if self._prefix is not None:
@@ -61,13 +68,15 @@ class TreeBeams:
                 lambda window: prompt_mask(self._real_BN, length, window, self._head.dtype),
             )
         states = self._head.states(
-            last_only=True,
+            last_only=not self._right_padded,
             input_ids=self._input_ids,
-            attention_mask=mask,
+            attention_mask=None if self._right_padded else mask,
             position_ids=prompt_positions(self._real_BN)[:, -length:],
             past_key_values=self._cache,
             use_cache=True,
         )
+        if self._right_padded:
+            states = take(states, self._length_B.unsqueeze(1) - 1)
         self._nothing_B1X = torch.zeros_like(states)
         return states
 
@@ -101,7 +110,7 @@ class TreeBeams:
     def _run(self, token_BF: Tensor, path_BFS: Tensor) -> Tensor:
         self._num_slots += token_BF.shape[1]
         step = path_BFS.shape[-1] - 1
-        return self._head.states(
+        return self._step_head.states(
             input_ids=token_BF,
             attention_mask=per_layer_kind(
                 self._head.config,
