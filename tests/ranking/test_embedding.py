@@ -247,7 +247,8 @@ def test_exports_with_any_number_of_rows(corpus: Corpus, sids: SemanticIds, tmp_
     batch, _ = batch_of(corpus, config, model)
     model.embedding.static_shapes = True
     rows, length = torch.export.Dim("rows"), torch.export.Dim("length")
-    shapes = Batch({0: rows}, {0: rows}, {0: rows, 1: length}, {0: rows}, {0: rows})
+    each: tuple[Any, ...] = ({0: rows}, {0: rows}, {0: rows, 1: length}, {0: rows}, {0: rows})
+    shapes = Batch(*each)
     exported = torch.export.export(model, (batch,), dynamic_shapes=(shapes,)).module()
     few = Batch(*(column[:7] for column in batch))._replace(history_BT=batch.history_BT[:7, 1:])
     torch.testing.assert_close(exported(few), model(few))

@@ -35,7 +35,10 @@ def test_negatives_exclude_the_users_items(
 def test_negatives_are_deterministic_and_differ_by_seed(implicit: Any) -> None:
     draws = [rows_of(NegativesConfig(), implicit.corpus, "train", seed) for seed in (0, 0, 1)]
     np.testing.assert_equal(draws[0][:-1], draws[1][:-1])  # column by column
-    assert draws[0].context.equals(draws[1].context)
+    first, second = draws[0].context, draws[1].context
+    assert first is not None
+    assert second is not None
+    assert first.equals(second)
     assert (
         len(draws[0].label) != len(draws[2].label) or (draws[0].item_idx != draws[2].item_idx).any()
     )

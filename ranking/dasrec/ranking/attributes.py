@@ -43,9 +43,9 @@ class NumberEmbedding(nn.Module):
     def __init__(self, num_fields: int, dim: int) -> None:
         """Make w, b and the vector of missing numbers for each field."""
         super().__init__()
-        for name in ("weight", "bias", "missing"):
-            values = torch.randn(num_fields, dim) * INIT_STD
-            self.register_parameter(name, nn.Parameter(values))
+        self.weight = nn.Parameter(torch.randn(num_fields, dim) * INIT_STD)
+        self.bias = nn.Parameter(torch.randn(num_fields, dim) * INIT_STD)
+        self.missing = nn.Parameter(torch.randn(num_fields, dim) * INIT_STD)
 
     def forward(self, numbers_BN: Tensor) -> Tensor:
         """(B, N, D); NaN = missing."""
@@ -71,7 +71,8 @@ class SequenceEmbedding(nn.Module):
         real_BSK = rows_BSK > 0
         values_BSKD = self.table((rows_BSK - 1).clamp(min=0) + self.offset_S1)
         summed_BSD = (values_BSKD * real_BSK[..., None]).sum(-2)
-        return summed_BSD / real_BSK.sum(-1, keepdim=True).clamp(min=1)
+        mean_BSD: Tensor = summed_BSD / real_BSK.sum(-1, keepdim=True).clamp(min=1)
+        return mean_BSD
 
 
 class DenseEmbedding(nn.Module):

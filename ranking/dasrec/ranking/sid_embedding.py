@@ -96,9 +96,11 @@ class SidGate(nn.Module):
         sid_BD = self.sid(fields_BFD)
         evidence_B2 = torch.stack([popularity_B, known_B.float()], dim=-1)
         share_B1 = self.gate(torch.cat([sid_BD, id_BD.detach(), evidence_B2], dim=-1)).sigmoid()
-        return share_B1 * id_BD + (1 - share_B1) * sid_BD
+        mixed_BD: Tensor = share_B1 * id_BD + (1 - share_B1) * sid_BD
+        return mixed_BD
 
     def transfer_loss(self, id_BD: Tensor, fields_BFD: Tensor, popularity_B: Tensor) -> Tensor:
         """Mean over B of popularity * mean_D (e_sid - sg e_id)^2: popular items teach."""
         apart_B = (self.sid(fields_BFD) - id_BD.detach()).square().mean(-1)
-        return (popularity_B * apart_B).mean()
+        loss: Tensor = (popularity_B * apart_B).mean()
+        return loss

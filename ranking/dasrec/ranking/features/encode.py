@@ -6,7 +6,7 @@ sequence, E summed widths of dense vectors.
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -225,8 +225,8 @@ def _dense(field: FittedField, corpus: Corpus) -> Floats:
 
 
 def _stacked(
-    parts: Sequence[npt.NDArray[np.generic]], size: int, dtype: npt.DTypeLike
-) -> npt.NDArray[np.generic]:
+    parts: Sequence[npt.NDArray[Any]], size: int, dtype: type[np.generic]
+) -> npt.NDArray[Any]:
     if not parts:
         return np.zeros((size, 0), dtype)
     return np.stack(parts, axis=1).astype(dtype)

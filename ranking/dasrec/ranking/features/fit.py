@@ -35,7 +35,7 @@ class Seen(NamedTuple):
     """A table, and how many training rows each of its rows is in."""
 
     frame: pl.DataFrame
-    count: Int64s
+    weight: Int64s
     """(R,)"""
 
 
@@ -83,9 +83,9 @@ def learned_levels(table: SidTable) -> tuple[int, ...]:
 def _fields(config: FeatureConfig, seen: dict[Side, Seen]) -> list[Field]:
     chosen = list(config.fields)
     read = {(f.side, column_of(f)) for f in config.fields if not isinstance(f, DenseField)}
-    for side, (frame, count) in seen.items() if config.propose else ():
+    for side, (frame, weight) in seen.items() if config.propose else ():
         free = frame.drop(name for name in frame.columns if (side, name) in read)
-        chosen += propose(side, free, count, config.max_categories)
+        chosen += propose(side, free, weight, config.max_categories)
     if config.time_of_day:
         chosen += [
             CategoricalField(name=name, side="context", min_count=1) for name in (HOUR, WEEKDAY)
@@ -98,20 +98,20 @@ def _fit(field: Field, seen: dict[Side, Seen], corpus: Corpus) -> FittedField:
     if isinstance(field, DenseField):
         vectors, digest = open_vectors(field, corpus)
         return FittedField(spec=field, kind="vector", dim=vectors.shape[1], digest=digest)
-    frame, count = seen[field.side]
+    frame, weight = seen[field.side]
     values = columns.column(frame, column_of(field), f"{where} ({field.side}s)")
     kind = columns.kind_of(values)
     if isinstance(field, NumericField):
         numbers = columns.as_numbers(values, where)
         assert kind is not None
-        return _fit_number(field, kind, np.repeat(numbers.to_numpy(), count))
+        return _fit_number(field, kind, np.repeat(numbers.to_numpy(), weight))
     if isinstance(field, SequenceField):
         lists = columns.as_lists(values, field.separator, where)
         length = lists.list.len().fill_null(0)
         text = lists.filter(length > 0).explode()
-        weight = np.repeat(count, length.to_numpy())
+        weight = np.repeat(weight, length.to_numpy())
     else:
-        text, weight = columns.as_categories(values, where), count
+        text = columns.as_categories(values, where)
     assert kind is not None
     vocabulary = () if field.hash_size else _frequent(text, weight, field.min_count)
     return FittedField(spec=field, kind=kind, values=vocabulary)
