@@ -1,7 +1,7 @@
 """From logits to click probabilities that agree with how often is clicked.
 
 A CTR model is trained on one period and used in the next, whose click rate is another one; the map
-is fitted on the validation rows and never changes the order of scores.
+is fitted on the validation rows and keeps the order of scores (a table may tie some).
 """
 
 from typing import Any, Literal
@@ -16,10 +16,11 @@ from dasrec.core.config import StageConfig
 from dasrec.eval.ctr_metrics import ece, ece_floor, logloss, pcoc
 
 CalibrationMethod = Literal["none", "platt", "isotonic"]
-Floats = npt.NDArray[np.float32]
-
 LEAST = 1e-6
 """No probability is nearer to 0 or 1."""
+
+LEAST_SLOPE = 1e-3
+"""Of Platt scaling: the order of scores must survive it."""
 
 
 class Calibration(StageConfig):
@@ -37,14 +38,17 @@ class Calibration(StageConfig):
     probabilities: tuple[float, ...] = ()
     """Probability at each knot, not descending; constant outside, linear between."""
 
-    def __call__(self, logits: npt.ArrayLike) -> Floats:
-        """Probabilities in (0, 1), same shape."""
+    def log_odds(self, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Calibrated logits, same shape, in their order; finite."""
         values = np.asarray(logits, np.float64)
-        if self.logits:
-            found = np.interp(values, self.logits, self.probabilities)
-        else:
-            found = expit(self.slope * values + self.intercept)
-        return np.clip(found, LEAST, 1 - LEAST).astype(np.float32)
+        if not self.logits:
+            return self.slope * values + self.intercept
+        probability = np.interp(values, self.logits, self.probabilities)
+        return np.log(probability) - np.log1p(-probability)
+
+    def __call__(self, logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Probabilities in (0, 1), same shape."""
+        return np.clip(expit(self.log_odds(logits)), LEAST, 1 - LEAST).astype(np.float32)
 
 
 UNCALIBRATED = Calibration()
@@ -77,10 +81,11 @@ def fit_calibration(
         )
     platt = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(logit[:, None], label)
     slope = float(platt.coef_[0, 0])
-    if slope > 0:
+    if slope >= LEAST_SLOPE:
         return Calibration(slope=slope, intercept=float(platt.intercept_[0]))
-    # A model without skill: everything gets the click rate, nothing is turned upside down.
-    return Calibration(slope=0.0, intercept=float(np.log(label.mean() / (1 - label.mean()))))
+    # A model without skill: all rows get about the click rate, and keep their order.
+    rate = float(np.log(label.mean() / (1 - label.mean())))
+    return Calibration(slope=LEAST_SLOPE, intercept=rate - LEAST_SLOPE * float(logit.mean()))
 
 
 def calibration_figures(
@@ -89,9 +94,10 @@ def calibration_figures(
     """LogLoss (nats), ECE with its noise floor, and PCOC, before and after calibration."""
     figures = {}
     for name, by in (("before", UNCALIBRATED), ("after", calibration)):
-        probability = by(logits).astype(np.float64)
+        odds = by.log_odds(logits)
+        probability = expit(odds)
         figures[name] = {
-            "logloss": logloss(labels, np.log(probability) - np.log1p(-probability)),
+            "logloss": logloss(labels, odds),
             "ece": ece(labels, probability),
             "ece_floor": ece_floor(probability),
             "pcoc": pcoc(labels, probability),

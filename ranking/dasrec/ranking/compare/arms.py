@@ -105,7 +105,7 @@ def _write_logits(
             "user_idx": rows.user_idx,
             "item_idx": rows.item_idx,
             "label": rows.label,
-            "logit": logit_of(ranker.probability(logits)),
+            "logit": ranker.calibration.log_odds(logits),
         }
     )
     write_artifact(
@@ -117,12 +117,6 @@ def _write_logits(
         seed=seed,
         replace=True,
     )
-
-
-def logit_of(probability: npt.NDArray[np.floating]) -> Floats:
-    """Log odds of probabilities, kept finite: a calibrated probability may be 0 or 1."""
-    bounded = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(bounded) - np.log1p(-bounded))
 
 
 def _is_made(path: Path, kind: str, recipe: str) -> bool:
