@@ -155,6 +155,24 @@ def test_transfer_teaches_the_sid_and_not_the_id(corpus: Corpus, sids: SemanticI
     assert off.embedding.auxiliary_loss(batch) == 0
 
 
+def test_dropped_ids_are_unknown_in_training_only(corpus: Corpus, sids: SemanticIds) -> None:
+    model = model_of(corpus, sids, features_of(id_dropout=0.3))
+    item = model.embedding.item
+    every = torch.arange(1, ITEMS + 1).repeat(200)
+    unknown = item.rows.id.new_zeros(1)
+    for side in (item, model.embedding.user):
+        assert side.id is not None
+        index = every if side is item else every % len(side.rows.id)
+        side.gate = None  # the bare id comes first
+        ids = side.train()(index)[:, 0]
+        dropped = (ids == side.id(unknown)).all(1)
+        known = side.rows.id[index] > 0
+        assert float(dropped[known].float().mean()) == pytest.approx(0.3, abs=0.02)
+        torch.testing.assert_close(ids[~dropped], side.id(side.rows.id[index])[~dropped])
+        ids = side.eval()(index)[:, 0]
+        torch.testing.assert_close(ids, side.id(side.rows.id[index]))
+
+
 def test_bigrams_tell_pairs_and_their_places_apart() -> None:
     codes = np.array([[1, 2, 1], [1, 2, 3], [0, 1, 2], [1, 2, 1]])
     first, second = bigram_hashes(codes, 2).T

@@ -70,6 +70,7 @@ class SideEmbedding(nn.Module):
         vocabulary = getattr(schema, f"{side}_vocabulary")
         levels: tuple[int, ...] = getattr(schema, f"{side}_levels")
         self.id = embedding_table(len(vocabulary) + 1, dim) if config.ids else None
+        self.id_dropout = config.id_dropout
         self.attributes = AttributeEmbedding(side, schema, dim)
         self.sid = SidEmbedding(config, levels, tables.vectors.shape[1], dim)
         gated = side == "item" and config.sid_gate and config.ids and self.sid.num_fields > 0
@@ -120,9 +121,12 @@ class SideEmbedding(nn.Module):
         """(B, D) embedding of the id, mixed with its semantic ID where there is a gate."""
         assert self.id is not None
         row_B = self.rows.id[index_B]
+        if self.training and self.id_dropout:
+            row_B = row_B * (torch.rand(row_B.shape, device=row_B.device) >= self.id_dropout)
         id_BD: Tensor = self.id(row_B)
         if self.gate is None:
             return id_BD
-        fields_BFD = torch.cat(sids, dim=-2)
-        gated_BD: Tensor = self.gate(id_BD, fields_BFD, self.rows.popularity[index_B], row_B > 0)
+        known_B = row_B > 0
+        popularity_B = self.rows.popularity[index_B] * known_B
+        gated_BD: Tensor = self.gate(id_BD, torch.cat(sids, dim=-2), popularity_B, known_B)
         return gated_BD

@@ -27,6 +27,10 @@ class FeatureConfig(StageConfig):
     min_count: int = pydantic.Field(default=2, ge=1)
     """Ids with fewer training rows share one "unknown" embedding, which unseen ids get too."""
 
+    id_dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """In training, so large a share of the ids is taken for unknown ones (DropoutNet): the model
+    learns to do without, which is how it meets new users and items."""
+
     fields: tuple[Field, ...] = ()
     """Typed features of users, items and context."""
 
@@ -61,7 +65,7 @@ class FeatureConfig(StageConfig):
     """Pairs of neighbouring codes c1c2, c2c3, ... hashed into one table and summed."""
 
     sid_vector: bool = False
-    """The quantized vector itself (the sum of its codewords), frozen and projected."""
+    """The quantized vector itself (the sum of its codewords) at unit length, frozen, projected."""
 
     sid_gate: bool = False
     """The item's id embedding becomes g * id + (1 - g) * SID, g from both and the item's
