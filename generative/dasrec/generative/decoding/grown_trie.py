@@ -118,6 +118,7 @@ class GrownTrie:
         if self.delta is None:
             return self.main.children(level, node_R)
         new, main_tok = self.delta.levels[level], self.main.tok[level]
+        node_R = node_R.contiguous()  # searchsorted wants it so
         main_low_R, main_high_R = self._main_children(level, node_R)
         new_low_R = torch.searchsorted(new.parent, node_R)
         new_count_R = torch.searchsorted(new.parent, node_R, right=True) - new_low_R
@@ -125,7 +126,8 @@ class GrownTrie:
 
         row_C = torch.repeat_interleave(count_R)
         first_R = count_R.cumsum(0) - count_R  # of each row in the result
-        node_C = torch.arange(len(row_C), device=row_C.device) + (low_R - first_R)[row_C]
+        node_C = torch.arange(len(row_C), device=row_C.device)
+        node_C += (low_R - first_R).index_select(0, row_C)
         row_J = torch.repeat_interleave(new_count_R)
         new_first_R = new_count_R.cumsum(0) - new_count_R
         which_J = torch.arange(len(row_J), device=row_J.device) + (new_low_R - new_first_R)[row_J]
@@ -133,9 +135,10 @@ class GrownTrie:
 
         is_new_C = torch.zeros_like(row_C)
         is_new_C[at_J] = 1
-        new_before_C = is_new_C.cumsum(0) + (new_low_R - new_first_R)[row_C]
+        new_before_C = is_new_C.cumsum(0)
+        new_before_C += (new_low_R - new_first_R).index_select(0, row_C)
         main_C = (node_C - new_before_C).clamp_(min=0, max=len(main_tok) - 1)
-        code_C = main_tok[main_C].long()
+        code_C = main_tok.index_select(0, main_C).long()
         code_C[at_J] = new.code[which_J]
         return Children(node_C, code_C, row_C, count_R)
 
@@ -151,7 +154,7 @@ class GrownTrie:
         """(N,) range of places of the main trie's items below each node, and of added ones."""
         if self.delta is None:
             return self.main.place_ranges(level, node_N)
-        new = self.delta.levels[level]
+        new, node_N = self.delta.levels[level], node_N.contiguous()
         main_N = new.main_before(node_N)
         is_new_N = new.main_before(node_N + 1) == main_N
         main_N = main_N.clamp(max=len(self.main.tok[level]) - 1)
