@@ -41,16 +41,22 @@ def through(layers: nn.Sequential, x: Tensor) -> Tensor:
     return x
 
 
-def test_cross_network_equals_its_formula() -> None:
+@pytest.mark.parametrize("rank", [None, 3])
+def test_cross_network_equals_its_formula(rank: int | None) -> None:
     torch.manual_seed(0)
-    layer = CrossNetwork(4, 2)
+    network = CrossNetwork(4, 2, rank)
     x0 = torch.randn(3, 4)
-    first, second = layer.layers
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
-    x1 = x0 * (x0 @ first.weight.T + first.bias) + x0
-    x2 = x0 * (x1 @ second.weight.T + second.bias) + x1
-    torch.testing.assert_close(layer(x0), x2)
+    expected = x0
+    for layer in network.layers:
+        parts = [layer] if isinstance(layer, nn.Linear) else list(layer.children())
+        matrix, last = torch.eye(4), parts[-1]
+        for part in parts:
+            assert isinstance(part, nn.Linear)
+            matrix = part.weight @ matrix
+        assert isinstance(last, nn.Linear)
+        assert torch.linalg.matrix_rank(matrix) == (rank or 4)
+        expected = x0 * (expected @ matrix.T + last.bias) + expected
+    torch.testing.assert_close(network(x0), expected)
 
 
 def test_dcnv2_reads_the_cross_network_and_the_mlp() -> None:

@@ -27,6 +27,10 @@ class ModelConfig(StageConfig):
     cross_layers: int = Field(default=2, ge=0)
     """dcnv2: layers of the cross network."""
 
+    cross_rank: int | None = Field(default=None, ge=1)
+    """dcnv2: rank of its matrices; none given = full. With many fields full matrices are most of
+    the model's time; the paper finds a quarter of the width enough."""
+
     hidden_dims: tuple[int, ...] = Field(default=(128, 64), min_length=1)
     """Hidden widths of the MLP; of both streams of finalmlp."""
 

@@ -10,12 +10,18 @@ from dasrec.ranking.layers import mlp
 
 
 class CrossNetwork(nn.Module):
-    """x_{k+1} = x_0 * (W_k x_k + b_k) + x_k (equation 1)."""
+    """x_{k+1} = x_0 * (U_k V_k x_k + b_k) + x_k (equations 1 and 2); U V is W at full rank."""
 
-    def __init__(self, input_dim: int, num_layers: int) -> None:
-        """Make `num_layers` full-rank cross layers of width `input_dim`."""
+    def __init__(self, input_dim: int, num_layers: int, rank: int | None) -> None:
+        """Make `num_layers` cross layers of width `input_dim`; full rank where `rank` is None."""
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(input_dim, input_dim) for _ in range(num_layers))
+        if rank is None:
+            self.layers = nn.ModuleList(nn.Linear(input_dim, input_dim) for _ in range(num_layers))
+        else:
+            self.layers = nn.ModuleList(
+                nn.Sequential(nn.Linear(input_dim, rank, bias=False), nn.Linear(rank, input_dim))
+                for _ in range(num_layers)
+            )
 
     def forward(self, input_BF: Tensor) -> Tensor:
         """Cross the (B, F) input with itself; same shape."""
@@ -31,7 +37,7 @@ class DcnV2(nn.Module):
     def __init__(self, config: ModelConfig, sizes: FieldSizes) -> None:
         """Make the weights."""
         super().__init__()
-        self.cross = CrossNetwork(sizes.width, config.cross_layers)
+        self.cross = CrossNetwork(sizes.width, config.cross_layers, config.cross_rank)
         self.mlp = mlp(sizes.width, config.hidden_dims, config.dropout)
         self.output = nn.Linear(sizes.width + config.hidden_dims[-1], 1)
 
