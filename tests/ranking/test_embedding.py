@@ -111,6 +111,17 @@ def test_sequences_are_means() -> None:
     torch.testing.assert_close(got[1, 1], (table[3] + 2 * table[4]) / 3)
 
 
+def test_history_holds_ids_codes_and_attributes(corpus: Corpus, sids: SemanticIds) -> None:
+    item = model_of(corpus, sids, features_of(sid_gate=False)).embedding.item
+    index = torch.tensor([3, 17])
+    one, codes, attributes = item.sequence(index).split(DIM, dim=1)
+    fields = item(index)
+    # id; author and brand; price; genres; 3 levels, prefixes, bigrams and the vector
+    torch.testing.assert_close(one, fields[:, 0])
+    torch.testing.assert_close(attributes, fields[:, 1] + fields[:, 2] + fields[:, 4])
+    torch.testing.assert_close(codes, fields[:, -6:-1].sum(1))
+
+
 def test_gate_by_hand() -> None:
     gate = SidGate(num_fields=2, dim=2)
     ids, fields = torch.tensor([[1.0, -2.0]]), torch.tensor([[[0.5, 1.0], [2.0, -1.0]]])

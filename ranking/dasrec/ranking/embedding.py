@@ -52,6 +52,13 @@ class AttributeEmbedding(nn.Module):
             found.append(self.dense(rows.dense[index_B]))
         return found
 
+    def summed(self, rows: LookupBuffers, index_B: Tensor) -> Tensor:
+        """(B, D) sum of categories and sequences, for the history."""
+        pairs = ((self.categories, rows.categories), (self.sequences, rows.sequences))
+        found = [layer(row[index_B]).sum(-2) for layer, row in pairs if layer is not None]
+        summed_BD: Tensor = torch.stack(found).sum(0)
+        return summed_BD
+
 
 class SideEmbedding(nn.Module):
     """Fields of one side: id, attributes and semantic ID."""
@@ -77,9 +84,8 @@ class SideEmbedding(nn.Module):
         self.gate = SidGate(self.sid.num_fields, dim) if gated else None
         self.num_fields = (self.id is not None) + self.attributes.num_fields + self.sid.num_fields
         self.history_codes = config.sid_history and self.sid.has_codes
-        self.history_attributes = (
-            config.attribute_history and self.attributes.categories is not None
-        )
+        described = self.attributes.categories is not None or self.attributes.sequences is not None
+        self.history_attributes = config.attribute_history and described
         self.sequence_dim = dim * (
             (self.id is not None) + self.history_codes + self.history_attributes
         )
@@ -95,7 +101,7 @@ class SideEmbedding(nn.Module):
         return torch.cat(found, dim=1)
 
     def sequence(self, index_B: Tensor) -> Tensor:
-        """(B, E) id, sum of the semantic-ID embeddings, sum of the categories, side by side."""
+        """(B, E) id, sum of the semantic-ID embeddings, sum of the attributes, side by side."""
         rows, parts = self.rows, []
         if self.id is not None:
             sids = self.sid.fields(rows, index_B) if self.gate is not None else []
@@ -103,8 +109,7 @@ class SideEmbedding(nn.Module):
         if self.history_codes:
             parts.append(self.sid.summed(rows, index_B))
         if self.history_attributes:
-            assert self.attributes.categories is not None
-            parts.append(self.attributes.categories(rows.categories[index_B]).sum(-2))
+            parts.append(self.attributes.summed(rows, index_B))
         if not parts:
             return rows.vectors.new_zeros(*index_B.shape, 0)
         return torch.cat(parts, dim=-1)

@@ -46,7 +46,8 @@ class FeatureConfig(StageConfig):
     timestamps."""
 
     attribute_history: bool = False
-    """The summed embeddings of an item's categories beside its id in the attention."""
+    """The summed embeddings of an item's categories and sequences beside its id in the attention
+    (DIN's goods, shop and category)."""
 
     item_sids: bool = True
     """Use the item's semantic ID, where there is one; false switches every SID feature of items

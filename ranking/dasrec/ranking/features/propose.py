@@ -18,6 +18,7 @@ from dasrec.ranking.features.fields import (
 
 MIN_ROWS_PER_CATEGORY = 4  # a column with fewer is an identifier, not a category
 MAX_DISTINCT_SHARE = 0.9  # whole numbers that hardly ever repeat are identifiers too
+SEPARATORS = ("|", ";", ", ", ",")
 IGNORED = ("user_id", "item_id", "source_row", "timestamp", HOUR, WEEKDAY)
 
 
@@ -26,7 +27,8 @@ def propose(
 ) -> list[ColumnField]:
     """Fields for the columns that look like features among the rows seen in training.
 
-    Few values make a category, other numbers quantiles, lists of few values a pooled sequence.
+    Few values make a category, other numbers quantiles, lists of few values (or texts that hold
+    them, like "drama, comedy") a pooled sequence.
     Identifiers, free text, columns with NaN, and those that only rename an earlier category
     (occupation and its name) are left out.
 
@@ -61,6 +63,10 @@ def _field(side: Side, values: pl.Series, max_categories: int) -> ColumnField | 
     if kind == "none" or kind is None:
         return None
     present = values.drop_nulls()
+    if kind == "text" and side != "context":
+        separator = _separator(present, max_categories)
+        if separator is not None:
+            return SequenceField(name=values.name, side=side, separator=separator)
     if values.dtype.is_float() and not present.is_finite().all():
         return None
     whole = not values.dtype.is_float() or bool((present == present.round()).all())
@@ -71,6 +77,16 @@ def _field(side: Side, values: pl.Series, max_categories: int) -> ColumnField | 
     if values.dtype.is_integer() and present.n_unique() > MAX_DISTINCT_SHARE * len(present):
         return None
     return NumericField(name=values.name, side=side)
+
+
+def _separator(texts: pl.Series, most: int) -> str | None:
+    """What cuts texts into values that repeat: few, and fewer than there are texts ("a|b")."""
+    whole = texts.cast(pl.String).unique()
+    for separator in SEPARATORS:
+        parts = whole.str.split(separator).explode().n_unique()
+        if parts <= most and parts < whole.n_unique():
+            return separator
+    return None
 
 
 def _few(values: pl.Series, num_rows: int, most: int) -> bool:
