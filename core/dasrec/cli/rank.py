@@ -105,3 +105,26 @@ def score(
         f"({counts.num_rows / counts.seconds:.0f} rows/s), {counts.unknown_users} of unknown "
         f"users, {counts.unknown_items} of unknown items"
     )
+
+
+@rank_app.command("export")
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    model: ModelName = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx/--no-onnx", help="Write ONNX beside torch.export.")
+    ] = True,
+    users: Annotated[
+        bool, typer.Option("--users", help="Write the users' ids too (may be personal data!).")
+    ] = False,
+) -> None:
+    """Write a CTR model as graphs with lookup tables, for servers without dasrec."""
+    from dasrec.cli.rank_model import open_model
+    from dasrec.ranking.export.export import export_ranker
+
+    opened = open_model(run_dir, model)
+    manifest = export_ranker(opened.ranker, opened.corpus, out, onnx=onnx, users=users)
+    found = manifest.metrics["largest_difference"]
+    said = ", ".join(f"{name} {value:.1g}" for name, value in found.items())
+    typer.echo(f"wrote {out}; largest difference of a logit from the model: {said}")

@@ -1,0 +1,1 @@
+"""A trained CTR model as a folder that other software can serve."""
