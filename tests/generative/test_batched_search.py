@@ -197,17 +197,17 @@ def test_keys_order_by_score_then_by_sid() -> None:
 
 @pytest.mark.parametrize("width", [1, 7, 40])
 def test_ties_go_to_the_lower_sid_at_every_level(width: int) -> None:
-    """Few different logits: almost all candidates are tied, and beams come in any order."""
+    """Few different scores that add without rounding: ties between children of unequal beams."""
     trie, codes = make_catalogue(2_000)
     head = make_head(6)
-    head.table = [(table > 1).float() for table in head.table]
+    head.table = [-(table.argsort(1).argsort(1) // 3).float() for table in head.table]
+    head.log_normalizer = lambda states, logits, normalize: torch.zeros(logits.shape[:-1])
     found = run(head, trie, num_beams=width, num_items=width)
     for user in range(6):
         beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for level, table in enumerate(head.table):
-            log_p = table[user].log_softmax(-1)
             grown = [
-                (float(torch.tensor(score) + log_p[code]), (*sid, int(code)))
+                (score + float(table[user, code]), (*sid, int(code)))
                 for score, sid in beams
                 for code in np.unique(codes[(codes[:, :level] == sid).all(1), level])
             ]
