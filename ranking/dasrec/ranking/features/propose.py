@@ -18,6 +18,7 @@ from dasrec.ranking.features.fields import (
 
 MIN_ROWS_PER_CATEGORY = 4  # a column with fewer is an identifier, not a category
 MAX_DISTINCT_SHARE = 0.9  # whole numbers that hardly ever repeat are identifiers too
+SAMPLE = 10_000
 SEPARATORS = ("|", ";", ", ", ",")
 IGNORED = ("user_id", "item_id", "source_row", "timestamp", HOUR, WEEKDAY)
 
@@ -81,10 +82,15 @@ def _field(side: Side, values: pl.Series, max_categories: int) -> ColumnField | 
 
 def _separator(texts: pl.Series, most: int) -> str | None:
     """What cuts texts into values that repeat: few, and fewer than there are texts ("a|b")."""
-    whole = texts.cast(pl.String).unique()
+    whole = texts.cast(pl.String).unique(maintain_order=True)
+
+    def num_parts(separator: str, values: pl.Series) -> int:
+        return values.str.split(separator).explode().n_unique()
+
     for separator in SEPARATORS:
-        parts = whole.str.split(separator).explode().n_unique()
-        if parts <= most and parts < whole.n_unique():
+        if num_parts(separator, whole.head(SAMPLE)) > most:
+            continue  # free text, which would take long to cut
+        if num_parts(separator, whole) <= min(most, len(whole) - 1):
             return separator
     return None
 
