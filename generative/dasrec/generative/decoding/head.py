@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dasrec.generative.decoding.last_position import LastPosition
 from dasrec.generative.decoding.output_rows import Rows, TokenRows
 from dasrec.generative.model.logits import rescale
 
@@ -61,6 +62,7 @@ class LevelHead:
         self.config: Any = base.config.get_text_config()
         self._body: Any = base.get_decoder()
         self._output: Any = base.get_output_embeddings()
+        self._last = LastPosition(self._body)
         self.restricted = True
         with torch.no_grad():
             embedding_VH: Tensor = base.get_input_embeddings().weight
@@ -76,14 +78,16 @@ class LevelHead:
 
     def compiled(self) -> "LevelHead":
         """One that runs the model through torch.compile, anew for each shape it meets."""
-        head, body = copy.copy(self), torch.compile(self._body, fullgraph=True, dynamic=False)
+        head = copy.copy(self)
+        body: Any = torch.compile(self._body, fullgraph=True, dynamic=False)
 
         def run(**inputs: Any) -> Any:
             # Each step of a search has a shape of its own, so a version; the default allows 8.
-            with torch._dynamo.config.patch(recompile_limit=64):  # type: ignore[no-untyped-call]
+            with torch._dynamo.config.patch(recompile_limit=64):
                 return body(**inputs)
 
         head._body = run
+        head._last = LastPosition(nn.Module())
         return head
 
     def states(self, last_only: bool = False, **inputs: Any) -> Tensor:
@@ -93,10 +97,14 @@ class LevelHead:
         """
         self._require_eval()
         if self.restricted:
-            states: Tensor = self._body(**inputs).last_hidden_state
-            return states[:, -1:] if last_only else states
+            return self._last_state(inputs) if last_only else self._body(**inputs).last_hidden_state
         logits: Tensor = self.model(logits_to_keep=int(last_only), **inputs).logits
         return logits
+
+    def _last_state(self, inputs: dict[str, Any]) -> Tensor:
+        with self._last.only():
+            states: Tensor = self._body(**inputs).last_hidden_state
+        return states[:, -1:]
 
     def rows(self, level: int) -> Rows | None:
         """The output layer's rows for the codes of `level` as they are now.
@@ -161,9 +169,19 @@ class LevelHead:
         """Whether restricted logits are the model's logits, on one short row."""
         ids = torch.stack([tokens[0] for tokens in self._tokens]).unsqueeze(0)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        hidden = self._body(**inputs).last_hidden_state[:, -1]
-        self.dtype: torch.dtype = hidden.dtype
         full = self.model(**inputs).logits[:, -1]
+        if self._last:
+            try:
+                if self._same_logits(self._last_state(inputs), full):
+                    return True
+            except RuntimeError:
+                pass  # the layer does more with these modules' outputs than add them
+            self._last = LastPosition(nn.Module())
+        return self._same_logits(self._last_state(inputs), full)
+
+    def _same_logits(self, hidden_B1H: Tensor, full: Tensor) -> bool:
+        hidden = hidden_B1H[:, -1]
+        self.dtype: torch.dtype = hidden.dtype
         # Rounding of the model's own dtype, and of a TF32 or bf16 matrix product.
         tolerance = max(2 * torch.finfo(full.dtype).eps, 2e-3)
         return all(
