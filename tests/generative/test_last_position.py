@@ -30,7 +30,7 @@ def test_prompts_end_in_the_same_state(name: str) -> None:
     head = LevelHead(model, trie.level_token_ids)
     assert bool(head._last) == (name in SHORTENED)
     assert head.restricted
-    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     with torch.no_grad():
         whole: Tensor = model.get_decoder()(**inputs).last_hidden_state
         last = head.states(last_only=True, **inputs)
