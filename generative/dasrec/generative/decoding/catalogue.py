@@ -85,7 +85,7 @@ class Catalogue:
         with self._changing:
             old = self._snapshot
             added = np.concatenate([self._added, codes_AL])
-            turn = np.concatenate([self._turn, len(self._turn) + turn_A])
+            turn = np.concatenate([self._turn, old.num_items + turn_A])
             delta = _delta(old.main, added, turn)
             mask = old.enabled_mask
             if mask is not None:
