@@ -6,18 +6,31 @@ import pytest
 import torch
 import transformers
 from tests.generative.test_candidate_scores import END, TOKENS, colliding_codes, short_codes
-from tests.generative.test_search import SIZES, VOCAB, make_model, make_prompts, make_trie
+from tests.generative.test_search import (
+    NORMALIZERS,
+    SIZES,
+    VOCAB,
+    make_model,
+    make_prompts,
+    make_trie,
+)
 from torch import Tensor
 
 from dasrec.generative.decoding.allowed import Allowed
+from dasrec.generative.decoding.candidate_scores import score_candidates
+from dasrec.generative.decoding.catalogue import Catalogue
 from dasrec.generative.decoding.constraint import SidConstraint
 from dasrec.generative.decoding.custom_generate import sid_generate
+from dasrec.generative.decoding.diverse import diverse_beam_search
 from dasrec.generative.decoding.engines import (
     SglangConstraint,
     VllmBatchConstraint,
     VllmRequestConstraint,
 )
+from dasrec.generative.decoding.exhaustive import score_items
+from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.processors import SidTrieLogitsProcessor, prefix_allowed_tokens_fn
+from dasrec.generative.decoding.sampling import sample_items
 from dasrec.generative.decoding.search import constrained_beam_search
 from dasrec.generative.decoding.trie import SidTrie
 
@@ -193,7 +206,7 @@ class TestSidGenerate:
             ({"logits_processor": processors}, "got SidTrieLogitsProcessor; drop them"),
             ({"max_new_tokens": 2}, "give max_new_tokens=3"),
         ):
-            given: dict[str, Any] = {"max_new_tokens": 3, "attention_mask": mask} | options  # type: ignore[dict-item]
+            given: dict[str, Any] = {"max_new_tokens": 3, "attention_mask": mask} | options
             with pytest.raises(ValueError, match=message):
                 model.generate(ids, custom_generate=sid_generate, trie=trie, **given)
 
@@ -271,3 +284,57 @@ def test_sglang_processor(saved: tuple[str, list[tuple[int, ...]]]) -> None:
         assert kept(row) == (set(range(VOCAB)) if free else next_tokens(sids, tuple(output)))
     assert kept(masked[4]) == set(range(VOCAB))
     assert SglangConstraint()(logits, None) is logits
+
+
+class TestGrownTrie:
+    """What takes a trie takes one with additions and retired items: as if built anew."""
+
+    @pytest.fixture
+    def grown(self) -> tuple[SidIndex, SidTrie, Any, list[int]]:
+        codes = colliding_codes()
+        catalogue = Catalogue(SidTrie.from_sids(codes[:60], SIZES, TOKENS), merge_share=None)
+        catalogue.add(codes[60:])
+        gone = [3, 17, 61, 80]
+        catalogue.retire(gone)
+        kept = np.setdiff1d(np.arange(len(codes)), gone)
+        return catalogue.snapshot(), SidTrie.from_sids(codes, SIZES, TOKENS), codes[kept], gone
+
+    def test_scores(self, grown: tuple[SidIndex, SidTrie, Any, list[int]]) -> None:
+        snapshot, built, *_ = grown
+        model, (ids, mask) = make_model("llama"), make_prompts()
+        items = torch.randint(-1, built.num_items, (3, 20))
+        for normalize in NORMALIZERS:
+            options: dict[str, Any] = {"normalize": normalize}
+            torch.testing.assert_close(
+                score_candidates(model, ids, mask, snapshot, items, **options),
+                score_candidates(model, ids, mask, built, items, **options),
+            )
+            torch.testing.assert_close(
+                score_items(model, ids, mask, snapshot, **options),
+                score_items(model, ids, mask, built, **options),
+            )
+
+    def test_draws(self, grown: tuple[SidIndex, SidTrie, Any, list[int]]) -> None:
+        snapshot, built, _, gone = grown
+        model, (ids, mask) = make_model("llama"), make_prompts()
+        options: dict[str, Any] = {"num_items": 12, "seeds": torch.arange(3)}
+        drawn = sample_items(model, ids, mask, snapshot, **options)
+        same = sample_items(model, ids, mask, built, excluded=[gone] * 3, **options)
+        for ours, theirs in zip(drawn, same, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+    def test_other_decoders(self, grown: tuple[SidIndex, SidTrie, Any, list[int]]) -> None:
+        snapshot, _, kept_codes, _ = grown
+        constraint, sids = SidConstraint(snapshot), spelled(kept_codes)
+        for length in range(3):
+            for prefix in {sid[:length] for sid in sids}:
+                row = torch.tensor([prefix], dtype=torch.int64)
+                assert set(constraint.allowed(row).token_C.tolist()) == next_tokens(sids, prefix)
+
+    def test_varied_lists(self, grown: tuple[SidIndex, SidTrie, Any, list[int]]) -> None:
+        snapshot, built, _, gone = grown
+        model, (ids, mask) = make_model("llama"), make_prompts()
+        options: dict[str, Any] = {"num_groups": 3, "num_beams": 3, "num_items": 6, "penalty": 1.0}
+        found = diverse_beam_search(model, ids, mask, snapshot, **options)
+        same = diverse_beam_search(model, ids, mask, built, excluded=[gone] * 3, **options)
+        assert torch.equal(found.items, same.items)

@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 FAMILIES = ("gpt2", "llama", "qwen3", "gemma3")
 
 
-def examples(count: int) -> Any:
+def examples(count: int) -> settings:
     return settings(
         max_examples=count * int(os.environ.get("DASREC_EXAMPLES", "1")),
         derandomize=True,
@@ -218,7 +218,7 @@ def test_a_wide_search_is_exhaustive(
 def test_a_result_does_not_depend_on_its_batch(case: Case, model: Any, data: st.DataObject) -> None:
     batch = len(case.ids)
     numbers = st.lists(st.integers(1, 9), min_size=batch, max_size=batch)
-    options = {
+    options: dict[str, Any] = {
         "num_beams": data.draw(numbers, label="num_beams"),
         "num_items": data.draw(numbers, label="num_items"),
     }
@@ -229,7 +229,7 @@ def test_a_result_does_not_depend_on_its_batch(case: Case, model: Any, data: st.
         ids, mask = (
             torch.nn.functional.pad(x[b : b + 1, keep], (pad, 0)) for x in (case.ids, case.mask)
         )
-        own = {name: values[b] for name, values in options.items()}
+        own: dict[str, Any] = {name: values[b] for name, values in options.items()}
         alone = constrained_beam_search(model, ids, mask, case.trie, **own)
         k = own["num_items"]
         assert alone.items[0].tolist() == together.items[b, :k].tolist()

@@ -62,4 +62,5 @@ def _mix(z: Tensor) -> Tensor:
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift: torch's keeps the sign."""
-    return (z >> bits) & (2 ** (64 - bits) - 1)
+    kept: int = 2 ** (64 - bits) - 1
+    return (z >> bits) & kept
