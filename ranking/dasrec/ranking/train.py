@@ -88,7 +88,7 @@ def train_ranker(
     state = processes()
     with state.main_process_first():  # it may have to empty the folder
         work = work_dir(out, recipe)
-    ranker = _new_ranker(config, corpus, sids, rows["train"], seed)
+    ranker = new_ranker(config, corpus, sids, rows["train"], seed)
     began = time.perf_counter()
     fitted = fit_ranker(config, ranker, rows["train"], rows["valid"], seed, work)
     seconds = time.perf_counter() - began
@@ -159,9 +159,10 @@ def save_ranker_payload(
     (path / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _new_ranker(
+def new_ranker(
     config: RankingConfig, corpus: Corpus, sids: SemanticIds | None, train: Rows, seed: int
 ) -> Ranker:
+    """The untrained model on its data."""
     schema = build_schema(config.features, corpus, train, sids)
     tables = build_tables(config.features, schema, corpus, sids)
     seed_everything(seed, "ranking", "init")
