@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dasrec.cli.generator_steps import full_name
 from dasrec.cli.pipeline import Run
+from dasrec.cli.two_stage import two_stage_figures, two_stage_table
 from dasrec.core.artifacts import Manifest, code_version, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.eval.report import EvalReport, load_report
@@ -30,8 +31,11 @@ def show_summary(run: Run, console: Console) -> None:
         if rows:
             console.print(rich_table(header, rows, f"{run.config.name}, {split}, full catalogue"))
     _show_ranking(run, console)
+    two_stage = _two_stage(run)
+    if two_stage:
+        console.print(two_stage_table(two_stage))
     _show_users(run, corpus, console)
-    _write_results(run, reports)
+    _write_results(run, reports, two_stage)
     if run.config.synthetic is not None:
         console.print("All figures above are of SYNTHETIC data: they show that the system works.")
     console.print(f"Results: {run.path('results.md')} and {run.path('results.json')}")
@@ -72,6 +76,13 @@ def _show_ranking(run: Run, console: Console) -> None:
         console.print(rich_table(header, rows, "Ranking, test impressions"))
 
 
+def _two_stage(run: Run) -> dict[str, Any]:
+    section = run.config.ranking
+    if section is None or section.tokenizer not in run.tokenizers:
+        return {}
+    return two_stage_figures(run.out, section.tokenizer)
+
+
 def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
     if not run.variants or not run.tokenizers:
         return
@@ -97,7 +108,7 @@ def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
             console.print(table)
 
 
-def _write_results(run: Run, reports: list[EvalReport]) -> None:
+def _write_results(run: Run, reports: list[EvalReport], two_stage: dict[str, Any]) -> None:
     figures: dict[str, Any] = {
         "dataset": run.config.name,
         "synthetic": run.config.synthetic is not None,
@@ -106,6 +117,7 @@ def _write_results(run: Run, reports: list[EvalReport]) -> None:
         "seconds": run.seconds,
         "methods": {report.method: report.splits for report in reports},
         "ranking": {name: manifest.metrics for name, manifest in ranker_manifests(run).items()},
+        "two_stage": two_stage,
     }
     title = f"## {run.config.name}\n\n"
     _write(run.path("results.md"), title + markdown_report(reports))
