@@ -74,11 +74,15 @@ def score_candidates(
                 for values_BG in (node_BGL[:, :, level - 1], token_BG, before_BG)
             )
             states_BWX = beams.advance(token_BW, parent_BW)
-        log_p_BWK = _log_probs(head, trie, states_BWX, node_BW, level, normalize)
+        logits_BWK = head.logits(states_BWX, level)
+        if normalize == "trie":
+            log_z_BW = _log_sum_of_children(trie, logits_BWK, node_BW, level)
+        else:
+            log_z_BW = head.log_normalizer(states_BWX, logits_BWK, normalize)
         code_BG = code_BGL[:, :, level]
-        is_code_BG = code_BG < trie.level_sizes[level]  # else padding, of probability 1
-        own_BG = log_p_BWK[user_B1, slot_BG, code_BG.clamp(max=log_p_BWK.shape[-1] - 1)]
-        score_BG += own_BG.where(is_code_BG, own_BG.new_zeros(()))
+        ended_BG = code_BG == trie.level_sizes[level]  # padding of a short SID: probability 1
+        own_BG = logits_BWK[user_B1, slot_BG, code_BG.masked_fill(ended_BG, 0)]
+        score_BG += (own_BG - log_z_BW.gather(1, slot_BG)).masked_fill(ended_BG, 0.0)
     return score_BG.masked_fill(item_BG < 0, float("-inf"))
 
 
@@ -115,21 +119,13 @@ def _tokens(trie: SidIndex, level: int, code: Tensor) -> Tensor:
     return table[code.clamp(max=len(table) - 1)]
 
 
-def _log_probs(
-    head: LevelHead,
-    trie: SidIndex,
-    states_BWX: Tensor,
-    node_BW: Tensor,
-    level: int,
-    normalize: Normalize,
-) -> Tensor:
-    """(B, W, K) log-probability of every code of `level` after the nodes of the level before."""
-    logits_BWK = head.logits(states_BWX, level)
-    if normalize != "trie":
-        return logits_BWK - head.log_normalizer(states_BWX, logits_BWK, normalize).unsqueeze(-1)
+def _log_sum_of_children(trie: SidIndex, logits_BWK: Tensor, node_BW: Tensor, level: int) -> Tensor:
+    """(B, W) log of the sum of exp(logit) over the codes that exist after the nodes."""
     children = trie.children(level, node_BW.flatten())
-    real_RK = torch.zeros(logits_BWK.numel() // logits_BWK.shape[-1], logits_BWK.shape[-1] + 1)
-    real_RK = real_RK.to(logits_BWK.device, torch.bool)
-    real_RK[children.row_C, children.code_C] = True  # one more column: padding of short SIDs
-    real_BWK = real_RK[:, :-1].view_as(logits_BWK)
-    return logits_BWK.masked_fill(~real_BWK, float("-inf")).log_softmax(-1)
+    num_codes = logits_BWK.shape[-1]
+    absent_RK = torch.ones(
+        node_BW.numel(), num_codes + 1, dtype=torch.bool, device=logits_BWK.device
+    )
+    absent_RK[children.row_C, children.code_C] = False  # the last column is padding
+    absent_BWK = absent_RK[:, :-1].view_as(logits_BWK)
+    return logits_BWK.masked_fill(absent_BWK, float("-inf")).logsumexp(-1)
