@@ -162,8 +162,9 @@ def _measure(
     if metric == "logloss":
         losses = [row_losses(label, score) for score in scores]
         means = (float(losses[0].mean()), float(losses[1].mean()))
+        rows = np.bincount(user, minlength=num_users)
         difference = np.bincount(user, losses[0] - losses[1], minlength=num_users)
-        return *means, difference, np.bincount(user, minlength=num_users).astype(np.float64)
+        return *means, difference.astype(np.float64), rows.astype(np.float64)
     if label.min() == label.max():
         return None
     if metric == "auc":

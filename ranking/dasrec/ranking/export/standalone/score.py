@@ -55,7 +55,8 @@ class CtrScorer:
             inputs["category"] = np.tile(np.array(categories, np.int64), (size, 1))
         if numbers:
             inputs["number"] = np.tile(np.array(numbers, np.float32), (size, 1))
-        return self.run(inputs)
+        probability: np.ndarray = self.run(inputs)
+        return probability
 
     def _items(self, ids: list[str]) -> np.ndarray:
         """1 + row, 0 for an unknown item."""
@@ -83,7 +84,9 @@ def _torch(folder: Path) -> Any:
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            return graph(*(torch.from_numpy(values) for values in inputs.values()))[1].numpy()
+            outputs = graph(*(torch.from_numpy(values) for values in inputs.values()))
+        probability: np.ndarray = outputs[1].numpy()
+        return probability
 
     return run
 
@@ -107,7 +110,8 @@ def _category(field: dict[str, Any], context: dict[str, Any]) -> int:
         key = f"{field['salt']}\0{text}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
         return int.from_bytes(digest) % (field["hash_size"] - 1) + 1
-    return field["values"].index(text) + 1 if text in field["values"] else 0
+    values: list[str] = field["values"]
+    return values.index(text) + 1 if text in values else 0
 
 
 def _text(value: Any) -> str:
