@@ -1,12 +1,15 @@
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tests.generative.shop import make_shop
 from tests.generative.world import pretrain_config, scratch
 
+from dasrec.cli.constraints import parse_where, read_ids
 from dasrec.cli.main import main
 from dasrec.cli.recommend import Recommender
 from dasrec.generative import pretrain
@@ -138,3 +141,81 @@ def test_a_model_that_was_not_taught_reads_no_intentions(
     assert "give --user USER_ID" in capsys.readouterr().err
     assert dasrec("recommend", "--run", run, "--intention", " ") == 2
     assert "the text is empty" in capsys.readouterr().err
+
+
+def test_only_items_that_meet_the_conditions(run: Path, tmp_path: Path) -> None:
+    """The shop: i0, i1 and i5 are of Acme, i2 and i3 of Bolt, i4 of nobody."""
+    recommender = Recommender(run, "das")
+    ranked = [item.item_id for item in recommender.recommend("u0", ["i0"], k=6).items]
+    for options, expected in (
+        ({"where": {"brand": "Acme"}}, {"i0", "i1", "i5"}),
+        ({"where": {"brand": {"not": "Acme"}}}, {"i2", "i3"}),
+        ({"where": {"brand": None}}, {"i4"}),
+        ({"exclude": ["i1", "i4"]}, {"i0", "i2", "i3", "i5"}),
+        ({"exclude": ["i1"], "exclude_seen": True}, {"i2", "i3", "i4", "i5"}),
+        ({"only": ["i4", "i3", "i3"]}, {"i3", "i4"}),
+        ({"only": ["i1", "i3"], "where": {"brand": "Acme"}, "exclude": ["i0"]}, {"i1"}),
+        ({"only": ["i3"], "where": {"brand": "Acme"}}, set()),
+    ):
+        found = recommender.recommend("u0", ["i0"], k=6, explain=True, **options)  # type: ignore
+        assert [item.item_id for item in found.items] == [i for i in ranked if i in expected]
+        assert found.missing == 6 - len(expected)
+
+
+def test_conditions_from_the_command_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "ids.txt"
+    listed.write_text("i0\n\n i2 \ni5\n")
+
+    def shown(*arguments: object) -> set[str]:
+        assert dasrec("recommend", "--run", run, "--user", "u1", "-k", "6", *arguments) == 0
+        table = capsys.readouterr().out.split("Recommended")[1]
+        return {f"i{n}" for n in range(6) if f" i{n} " in table}
+
+    assert shown("--where", "brand=Bolt") == {"i2", "i3"}
+    assert shown("--where", "brand=Bolt", "--where", "brand=Acme") == {"i0", "i1", "i2", "i3", "i5"}
+    assert shown("--where", "categories~Bath", "--where", "brand=Acme") == {"i0", "i1", "i5"}
+    assert shown("--exclude", "i0", "--exclude", "i3") == {"i1", "i2", "i4", "i5"}
+    assert shown("--only", listed, "--exclude", "i2") == {"i0", "i5"}
+    assert shown("--where", "brand=nobody") == set()
+    for arguments, message in (
+        (["--where", "colour=red"], "no column 'colour'; they have item_id (String), title"),
+        (["--where", "brand"], "expected COLUMN=VALUE or COLUMN~PART, got 'brand'"),
+        (["--exclude", "i9"], "item 'i9' is not in the corpus"),
+        (["--only", tmp_path / "none.txt"], "does not exist"),
+    ):
+        assert dasrec("recommend", "--run", run, "--user", "u1", *arguments) == 2
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_values_take_the_type_of_their_column(tmp_path: Path) -> None:
+    schema = pl.Schema(
+        {
+            "text": pl.String(),
+            "count": pl.Int16(),
+            "price": pl.Float32(),
+            "stock": pl.Boolean(),
+            "day": pl.Date(),
+            "tags": pl.List(pl.Int64),
+        }
+    )
+    texts = ["text=a=b~c", "text=", "count=3", "price=2.5", "stock=True", "day=2020-02-01"]
+    assert parse_where([*texts, "tags=4", "tags=5", "other=x"], schema) == {
+        "text": ["a=b~c", ""],
+        "count": [3],
+        "price": [2.5],
+        "stock": [True],
+        "day": [date(2020, 2, 1)],
+        "tags": [4, 5],
+        "other": ["x"],
+    }
+    assert parse_where(["text~=b"], schema) == {"text": {"contains": "=b"}}
+    for wrong in (["count=3.5"], ["stock=yes"], ["day=today"], ["tags=a"]):
+        with pytest.raises(ValueError, match="has no value"):
+            parse_where(wrong, schema)
+    with pytest.raises(ValueError, match="one ~PART"):
+        parse_where(["text=a", "text~b"], schema)
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ValueError, match="has no item ids"):
+        read_ids(tmp_path / "empty")

@@ -183,6 +183,21 @@ def recommend(
     exclude_seen: Annotated[
         bool, typer.Option(help="Leave out items of the history, inside the search.")
     ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Only items with that value in the items table, or COLUMN~PART: with that text "
+            "in it. Several columns: all of them; one column several times: any value.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="ITEM_ID", help="An item to leave out.")
+    ] = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Only items of this file, one id a line."),
+    ] = None,
     generator: Annotated[
         Path | None,
         typer.Option(help="Generator of an earlier run, for a catalogue whose SIDs extend its."),
@@ -195,6 +210,7 @@ def recommend(
     ] = False,
 ) -> None:
     """Print the next items for a user of the log, or for a history given here."""
+    from dasrec.cli.constraints import parse_where, read_ids
     from dasrec.cli.recommend import Recommender, recommendation_table
 
     if user is None and history is None:
@@ -209,6 +225,9 @@ def recommend(
         k=k,
         num_beams=num_beams,
         exclude_seen=exclude_seen,
+        where=parse_where(where, recommender.corpus.items.schema) if where else None,
+        exclude=exclude or (),
+        only=None if only is None else read_ids(only),
         intention=intention,
         explain=explain,
     )

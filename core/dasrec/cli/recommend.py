@@ -1,5 +1,6 @@
 """Recommendations for one user or one history: from external ids to titles and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from dasrec.generative import (
     load_generator,
 )
 from dasrec.generative.data.requests import render_intention
+from dasrec.generative.decoding.attributes import ItemAttributes
+from dasrec.generative.decoding.conditions import Where
 from dasrec.generative.explain import Explanation, explain_items
 
 
@@ -39,6 +42,8 @@ class Found:
     items: list[Listed]
     explanations: list[Explanation] | None = None
     """One per item, where they were asked for."""
+    missing: int = 0
+    """Items that were asked for and are not there: no more of the catalogue meet the conditions."""
 
 
 class Recommender:
@@ -61,7 +66,10 @@ class Recommender:
         self.sids = load_sids(run_dir / "sids" / split_name(method)[0], self.corpus.manifest)
         path = generator_path or trained_model(run_dir, method)
         self.generator = load_generator(path, self.sids)
-        self.trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
+        self.device = self.generator.model.get_input_embeddings().weight.device
+        trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
+        self.trie = trie.to(self.device)
+        self.attributes = ItemAttributes(self.corpus.items)
         self.builder = self.generator.sequence_builder(self.corpus, self.sids)
         self.max_history = self.generator.prompt.max_history
         self.tasks = tasks_of(lineage(path))
@@ -78,6 +86,9 @@ class Recommender:
         k: int = 10,
         num_beams: int = 50,
         exclude_seen: bool = False,
+        where: Where | None = None,
+        exclude: Sequence[str] = (),
+        only: Sequence[str] | None = None,
         intention: str | None = None,
         explain: bool = False,
     ) -> Found:
@@ -89,12 +100,16 @@ class Recommender:
             k: items to return.
             num_beams: beams per level.
             exclude_seen: never return an item of the history.
+            where: conditions on columns of the items table, see
+                `dasrec.generative.decoding.conditions`.
+            exclude: item ids never to return.
+            only: the only item ids to return; None means all.
             intention: what is wanted, in free text; still only real items are returned.
             explain: say what each item has to do with the history.
 
         Raises:
-            ValueError: an unknown user or item; an intention for a model that was not trained to
-                read one.
+            ValueError: an unknown user or item; conditions that do not fit the items table; an
+                intention for a model that was not trained to read one.
         """
         if intention is not None and "intention_to_item" not in self.tasks:
             raise ValueError(
@@ -102,6 +117,9 @@ class Recommender:
                 "task intention_to_item (generator.pretrain.tasks or generator.sft.tasks)"
             )
         user = None if user_id is None else self._row("user", user_id)
+        allowed = None if where is None else self.attributes.allowed(self.trie, where)
+        excluded = [self._row("item", item_id) for item_id in exclude]
+        listed = None if only is None else [self._row("item", item_id) for item_id in only]
         times = None
         if history is None:
             assert user is not None
@@ -118,8 +136,7 @@ class Recommender:
         asked = prompt
         if intention is not None:
             asked = render_intention(self.builder, self.generator.tokenizer, prompt, [intention])
-        device = self.generator.model.get_input_embeddings().weight.device
-        ids = torch.from_numpy(asked.tokens).unsqueeze(0).to(device)
+        ids = torch.from_numpy(asked.tokens).unsqueeze(0).to(self.device)
         result = constrained_beam_search(
             self.generator.model,
             ids,
@@ -127,12 +144,14 @@ class Recommender:
             self.trie,
             num_beams=num_beams,
             num_items=min(k, self.corpus.num_items),
-            excluded=[seen.tolist()] if exclude_seen else None,
+            allowed=allowed,
+            excluded=[excluded + exclude_seen * seen.tolist()],
+            only=[listed],
         )
         items = [int(item) for item in result.items[0] if item >= 0]
         scores = result.scores[0].tolist()
         explanations = None
-        if explain:
+        if explain and items:
             explanations = explain_items(
                 self.generator, self.builder, self.sids, prompt, np.array(items), recent, self.tasks
             )
@@ -141,6 +160,7 @@ class Recommender:
             [self._listed(int(item), float("nan")) for item in recent],
             [self._listed(item, score) for item, score in zip(items, scores, strict=False)],
             explanations,
+            missing=min(k, self.corpus.num_items) - len(items),
         )
 
     def _row(self, side: str, external: str) -> int:
@@ -170,7 +190,8 @@ def recommendation_table(found: Found, shown_history: int = 5) -> list[Table]:
         past.add_column(column, overflow="fold")
     for item in found.history[-shown_history:]:
         past.add_row(item.item_id, _sid(item), item.title)
-    tops = Table(title="Recommended", title_justify="left")
+    short = f" (no more than {len(found.items)} meet the conditions)" * bool(found.missing)
+    tops = Table(title=f"Recommended{short}", title_justify="left")
     for column in ("#", "item", "SID", "log p", "title"):
         tops.add_column(column, overflow="fold")
     for rank, item in enumerate(found.items, 1):
