@@ -12,12 +12,12 @@ from dasrec.cli.generator_steps import split_name, trained_model
 from dasrec.cli.lineage import lineage, tasks_of
 from dasrec.core import Ragged, load_corpus, load_sids
 from dasrec.generative import (
+    ItemAttributes,
     build_trie,
     constrained_beam_search,
     load_generator,
 )
 from dasrec.generative.data.requests import render_intention
-from dasrec.generative.decoding.attributes import ItemAttributes
 from dasrec.generative.decoding.conditions import Where
 from dasrec.generative.explain import Explanation, explain_items
 
