@@ -22,7 +22,7 @@ from torch import Tensor
 from dasrec.generative.decoding import search as search_module
 from dasrec.generative.decoding.candidates import Frontier, extend, ranking_key, root
 from dasrec.generative.decoding.filters import ItemFilter
-from dasrec.generative.decoding.head import Normalize
+from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.laps import Laps
 from dasrec.generative.decoding.search import SearchResult, constrained_beam_search, keep_best
 from dasrec.generative.decoding.trie import SidTrie
@@ -45,6 +45,9 @@ class TableHead:
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         return self.table[level][states[..., 0].long()]
+
+    def logits_at(self, states: Tensor, level: int, row: Tensor, code: Tensor) -> Tensor:
+        return self.logits(states, level)[row, code]
 
     def log_normalizer(self, states: Tensor, logits: Tensor, normalize: Normalize) -> Tensor:
         return logits.logsumexp(-1)
@@ -285,3 +288,18 @@ def test_widths_of_users_at_one_level() -> None:
         assert frontier.score[user, kept:].isneginf().all()
     torch.testing.assert_close(dropped[:2], scores[[0, 1], [2, 5]])
     assert dropped[2].isneginf()
+
+
+@pytest.mark.parametrize("name", ["phi", "granite", "gemma2", "gpt2"])
+def test_single_logits_are_those_of_the_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (trie, _) = make_model(name, "eager"), make_small_trie()
+    if name == "phi":
+        torch.nn.init.normal_(model.lm_head.bias)
+    head = LevelHead(model, trie.level_token_ids)
+    states, row, code = torch.randn(100, 24), torch.randint(0, 100, (15,)), torch.arange(15) % 7
+    expected = head.logits(states, 2)[row, code]
+    monkeypatch.setattr("dasrec.generative.decoding.head._PRODUCTS_ON_CPU", 24 * 4)  # four parts
+    whole = []
+    monkeypatch.setattr(head, "logits", lambda *args: whole.append(args))
+    torch.testing.assert_close(head.logits_at(states, 2, row, code), expected)
+    assert not whole  # no product with all rows of the level

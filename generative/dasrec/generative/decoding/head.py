@@ -26,6 +26,8 @@ Normalize = Literal["level", "full", "trie"]
 `generate` does), or the codes that lead to an existing (and allowed) item."""
 
 _LOGITS_PER_CHUNK = 2**24
+_PRODUCTS_ON_CPU = 2**18
+_SPARSE = 32  # a product of two gathered rows takes about as long as this many of a whole matrix
 
 
 class LevelHead:
@@ -128,6 +130,30 @@ class LevelHead:
         logits = F.linear(states_RX.float(), rows.weight.float(), bias)
         return rescale(logits, self.config)
 
+    def logits_at(self, states_RX: Tensor, level: int, row_C: Tensor, code_C: Tensor) -> Tensor:
+        """(C,) float32 logits of single codes of `level`, each after the state of its row (R, X).
+
+        Where they are few, only their own rows of the output layer are multiplied.
+        """
+        cells = len(states_RX) * len(self._tokens[level])
+        rows = self.rows(level) if self.restricted and len(row_C) * _SPARSE < cells else None
+        if rows is None:
+            # index_select: four times as fast as indexing on a CPU
+            cell_C = row_C * len(self._tokens[level]) + code_C
+            return self.logits(states_RX, level).flatten().index_select(0, cell_C)
+        # On a CPU in parts that stay in its cache: fresh memory costs more than the products.
+        numbers = _PRODUCTS_ON_CPU if row_C.device.type == "cpu" else _LOGITS_PER_CHUNK
+        parts = max(1, numbers // states_RX.shape[-1])
+        logits_C = torch.cat(
+            [
+                _products(states_RX, row_D, rows.weight, code_D)
+                for row_D, code_D in zip(row_C.split(parts), code_C.split(parts), strict=True)
+            ]
+        )
+        if rows.bias is not None:
+            logits_C += rows.bias.index_select(0, code_C).float()
+        return rescale(logits_C, self.config)
+
     def log_normalizer(self, states_RX: Tensor, logits_RK: Tensor, normalize: Normalize) -> Tensor:
         """(R,) float32 log of the sum of exp(logit) over the level's codes or the vocabulary."""
         if normalize != "full":
@@ -193,3 +219,10 @@ class LevelHead:
             )
             for level, tokens in enumerate(self._tokens)
         )
+
+
+def _products(left_RX: Tensor, row_C: Tensor, right_KX: Tensor, code_C: Tensor) -> Tensor:
+    """(C,) inner products of rows of two matrices."""
+    products_CX = left_RX.index_select(0, row_C).float()
+    products_CX *= right_KX.index_select(0, code_C).float()
+    return products_CX.sum(-1)
