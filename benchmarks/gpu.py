@@ -1,4 +1,4 @@
-"""The generator's figures on a GPU, in one call that stops in time and goes on when given again.
+"""Generator and decoding on a GPU, in one call that stops in time and goes on when given again.
 
     python -m benchmarks.gpu --data PATH --out runs/gpu --minutes 9
 
@@ -27,13 +27,14 @@ def steps(data: Path, out: Path, record: Path) -> dict[str, list[str]]:
         "--layers", "12", "--batch-size", "128", "--peer-batches", "64", "256", "1024",
         "--out", "benchmarks/results/training_gpu.json",
     ]  # fmt: skip
+    decoding = ["benchmarks.decoding_gpu"]  # keeps what it has measured when it is stopped
     run = ["dasrec.cli.main", "run", str(CONFIG), "--data", str(data), "--out", str(out)]
     told = ["--record", str(record), "--topic", "generator"]
     variants = load_run_config(CONFIG).all_generators
     first, *others = ([*run, "--generator", name, *told] for name in variants)
     named = dict(zip(variants, [first, *others], strict=True))
     start = next(iter(named))
-    return {start: named.pop(start), "speed": speed, **named}
+    return {start: named.pop(start), "speed": speed, "decoding": decoding, **named}
 
 
 def call(arguments: list[str], seconds: float) -> bool:

@@ -16,6 +16,7 @@ SCATTERED = list(make_trie()[0].level_token_ids)
 SOME = [3, 4, 22, 51, 52, 53]
 HEADS: dict[str, dict[str, Any]] = {
     "lora": {"target_modules": ["lm_head"]},
+    "lora with a bias": {"target_modules": ["lm_head"], "lora_bias": True},
     "rslora": {"target_modules": ["lm_head"], "use_rslora": True, "r": 4},
     "all tokens": {"trainable_token_indices": {"lm_head": list(range(1, VOCAB))}},
     "some tokens": {"trainable_token_indices": {"lm_head": SOME}},
@@ -55,6 +56,8 @@ def assert_logits(head: LevelHead, model: Any, tokens: list[Tensor], exact: floa
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", ["llama", "phi"])
 def test_rows_are_what_the_head_computes_with(name: str, kind: str, tokens: list[Tensor]) -> None:
+    if name == "llama" and kind == "lora with a bias":
+        pytest.skip("a layer without a bias cannot take one up")
     model = wrapped(name, kind)
     head = LevelHead(model, tokens)
     assert head.restricted
@@ -71,8 +74,9 @@ def test_rows_are_what_the_head_computes_with(name: str, kind: str, tokens: list
     assert_logits(head, model, tokens)
 
 
-def test_token_rows_of_plain_peft() -> None:
-    model = wrapped("llama", "some tokens", split=False)
+@pytest.mark.parametrize("name", ["llama", "phi"])
+def test_token_rows_of_plain_peft(name: str) -> None:
+    model = wrapped(name, "some tokens", split=False)
     head = LevelHead(model, NEIGHBOURS)
     assert head.rows(0) is not None
     assert_logits(head, model, NEIGHBOURS)
