@@ -227,6 +227,11 @@ def test_vectors_of_a_matrix_follow_the_raw_table(tmp_path: Path, corpus: Corpus
         (field("categorical", "context", "page"), r"page \(contexts\): no column 'page'"),
         (field("sequence", "context", "device"), "side: expected 'user' or 'item', got 'context'"),
         (field("dense", "item", "v", path="nowhere.npy"), "v: nowhere.npy: no such file"),
+        (
+            field("numeric", "item", "v", colum="price"),
+            r"0: unknown key 'colum' \(did you mean 'co",
+        ),
+        ({"side": "item", "name": "v"}, r"fields\.0\.type: required, but missing"),
         (field("ordinal", "item", "v"), "type: expected one of .* got 'ordinal'"),
     ],
 )

@@ -178,6 +178,8 @@ def _located(cls: type[BaseModel], loc: list[str]) -> tuple[list[str], type[Base
             annotation = _annotation(owner.model_fields[part])
         elif typing.get_origin(annotation) is dict:
             annotation = typing.get_args(annotation)[1]
+        elif typing.get_origin(annotation) is tuple:
+            annotation = typing.get_args(annotation)[0]
     return path, owner
 
 

@@ -93,7 +93,8 @@ class DenseField(StageConfig):
     """Whose vectors."""
 
     path: str
-    """An embeddings artifact of the same corpus, or a .npy matrix in the order of the raw table."""
+    """An embeddings artifact of the same corpus, or a .npy matrix in the order of the raw table;
+    relative to the working directory."""
 
     modality: str | None = None
     """Of an artifact: which of its item modalities; none given = the primary one."""
