@@ -1,3 +1,4 @@
+from abc import ABC, abstractmethod
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from tests.generative.test_candidate_scores import END, TOKENS, colliding_codes, short_codes
 from tests.generative.test_search import (
     NORMALIZERS,
@@ -180,6 +182,29 @@ class TestSidGenerate:
         )
         assert torch.equal(ours, theirs)
 
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    def test_adapters_are_used(self) -> None:
+        base, (trie, _), (ids, mask) = make_model("llama"), make_trie(), make_prompts()
+        plain = constrained_beam_search(base, ids, mask, trie, num_beams=9, num_items=9)
+        model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear"))
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data += 0.3 * torch.randn_like(parameter)
+        model.eval()
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            custom_generate=sid_generate,
+            trie=trie,
+            num_beams=9,
+            num_return_sequences=9,
+            max_new_tokens=3,
+            return_dict_in_generate=True,
+        )
+        found = constrained_beam_search(model, ids, mask, trie, num_beams=9, num_items=9)
+        assert torch.equal(out.items, found.items.flatten())
+        assert not torch.equal(found.items, plain.items)
+
     def test_constraints_and_missing_items(self) -> None:
         model, (trie, _), (ids, mask) = make_model("gpt2"), make_trie(5), make_prompts()
         out = model.generate(
@@ -239,6 +264,44 @@ def test_vllm_request_processor(saved: tuple[str, list[tuple[int, ...]]]) -> Non
     assert kept(process(output, torch.randn(VOCAB))) == set(range(VOCAB))
 
 
+class VllmBase(ABC):
+    """What `vllm.v1.worker.gpu.sample.logits_processor.LogitsProcessor` asks of a subclass."""
+
+    @abstractmethod
+    def __init__(self, vllm_config: Any, req_states: Any) -> None: ...
+
+    @abstractmethod
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool: ...
+
+    @abstractmethod
+    def apply(self, logits: Tensor, ctx: Any) -> Tensor: ...
+
+
+class VllmSids(VllmBatchConstraint, VllmBase):
+    pass
+
+
+class SglangBase(ABC):
+    """What `sglang.srt.sampling.custom_logit_processor.CustomLogitProcessor` asks and gives."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, custom_param_list: Any = None) -> Tensor: ...
+
+    @classmethod
+    def to_str(cls) -> str:
+        return str(pytest.importorskip("dill").dumps(cls).hex())
+
+
+class SglangSids(SglangConstraint, SglangBase):
+    pass
+
+
+def test_a_request_without_its_trie_is_refused() -> None:
+    VllmSids.validate_params(SimpleNamespace(extra_args=None))
+    with pytest.raises(ValueError, match="sid_trie: no file nowhere; give the path"):
+        VllmSids.validate_params(SimpleNamespace(extra_args={"sid_trie": "nowhere"}))
+
+
 def test_vllm_batch_processor(saved: tuple[str, list[tuple[int, ...]]]) -> None:
     """Slots of different prompts and depths, rows in another order, two requests not ours."""
     path, sids = saved
@@ -256,7 +319,7 @@ def test_vllm_batch_processor(saved: tuple[str, list[tuple[int, ...]]]) -> None:
         prompt_len=SimpleNamespace(gpu=torch.tensor(lengths, dtype=torch.int32)),
         total_len=SimpleNamespace(gpu=torch.tensor(totals, dtype=torch.int32)),
     )
-    processor = VllmBatchConstraint(None, states)
+    processor = VllmSids(None, states)
     assert processor.add_request(2, SimpleNamespace(extra_args={"sid_trie": path}))
     for slot in range(5):  # slot 2 was another request's before
         params = SimpleNamespace(extra_args=None if slot == 2 else {"sid_trie": path})
@@ -278,12 +341,13 @@ def test_sglang_processor(saved: tuple[str, list[tuple[int, ...]]]) -> None:
         {"sid_trie": path, "__req__": SimpleNamespace(output_ids=output)} for output in outputs
     ]
     logits = torch.randn(5, VOCAB)
-    masked = SglangConstraint()(logits, [*params, {"__req__": None}])
+    server = pytest.importorskip("dill").loads(bytes.fromhex(SglangSids.to_str()))()
+    masked = server(logits, [*params, {"__req__": None}])
     for output, row in zip(outputs, masked, strict=False):
         free = len(output) == 3
         assert kept(row) == (set(range(VOCAB)) if free else next_tokens(sids, tuple(output)))
     assert kept(masked[4]) == set(range(VOCAB))
-    assert SglangConstraint()(logits, None) is logits
+    assert server(logits, None) is logits
 
 
 class TestGrownTrie:

@@ -18,6 +18,7 @@ from peft import LoraConfig, get_peft_model
 from tests.generative.test_search import VOCAB, make_model
 from torch import Tensor
 
+from dasrec.generative.decoding.candidate_scores import score_candidates
 from dasrec.generative.decoding.exhaustive import score_items
 from dasrec.generative.decoding.head import Normalize
 from dasrec.generative.decoding.processors import prefix_allowed_tokens_fn
@@ -198,6 +199,11 @@ def test_a_wide_search_is_exhaustive(
     )
     own = every.gather(1, found.items)
     torch.testing.assert_close(found.scores, own, atol=TOLERANCE, rtol=0)
+    some = found.items[:, ::3]
+    again = score_candidates(
+        model, case.ids, case.mask, case.trie, some, normalize=normalize, mode=mode
+    )
+    torch.testing.assert_close(again, every.gather(1, some), atol=TOLERANCE, rtol=0)
     assert torch.equal(found.items.sort(1).values, torch.arange(num_items).expand_as(found.items))
     for row in found.items.tolist():  # of one SID, the more popular first, then the lower index
         for first, second in pairwise(row):

@@ -13,6 +13,7 @@ Shape letters: R rows of logits, V vocabulary, L levels, S codes generated so fa
 """
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,12 +31,24 @@ def load_constraint(path: str, device: torch.device, after_end: int | None = Non
     return SidConstraint(SidTrie.load(path).to(device), after_end)
 
 
+def check_request(params: dict[str, Any] | None) -> None:
+    """Refuse a request whose trie is not there, where an error costs that request alone.
+
+    Raises:
+        ValueError: No file at the path.
+    """
+    path = _path_of(params)
+    if path is not None and not Path(path).is_file():
+        raise ValueError(f"{_KEY}: no file {path}; give the path of a saved trie")
+
+
 class VllmRequestConstraint:
     """One request's constraint for vLLM's first model runner.
 
     Use: a subclass of `vllm.v1.sample.logits_processor.AdapterLogitsProcessor` whose
     `is_argmax_invariant` is False and whose `new_req_logits_processor(params)` returns
-    `VllmRequestConstraint.of(params)`, given to `LLM(logits_processors=[...])`.
+    `VllmRequestConstraint.of(params)`, given to `LLM(logits_processors=[...])`. Its
+    `validate_params(params)` may call `check_request(params.extra_args)`.
     """
 
     def __init__(self, path: str) -> None:
@@ -69,6 +82,18 @@ class VllmBatchConstraint:
         """Keep the engine's view of the tokens of all request slots."""
         self._states = req_states
         self._paths: list[str | None] = [None] * req_states.max_num_reqs
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Refuse a request before it reaches the model.
+
+        Raises:
+            ValueError: No trie at its path.
+        """
+        check_request(sampling_params.extra_args)
+
+    def apply_staged_writes(self) -> None:
+        """Nothing waits on the host."""
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Note a slot's trie; whether its logits have to be changed."""
