@@ -1,7 +1,6 @@
 """What `benchmarks.decoding` measures of catalogues: their size, and filters on their items."""
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks import decoding_memory
-from benchmarks.decoding_measure import FAST_CALLS, in_turns, shares
+from benchmarks.decoding_measure import in_turns, seconds, shares
 from benchmarks.decoding_peers import OURS, STOCK, contender, problem_of
 from benchmarks.decoding_plan import Plan, Task
-from benchmarks.decoding_world import Case, catalogue, level_tokens, random_codes
+from benchmarks.decoding_world import Case, Catalogue, level_tokens
 
 from dasrec.generative import SidTrie
 from dasrec.generative.decoding.allowed import Allowed
@@ -37,53 +36,37 @@ def _growing(plan: Plan, case: Case) -> dict[str, Any]:
     calls, rows = {}, []
     for number in plan.items:
         larger = dataclasses.replace(case, items=number)
-        catalogue.cache_clear()
         problem = problem_of(larger)
         stock = STOCK if number <= plan.stock_items else ()
         for name in (*stock, *OURS[1:]):
             run = contender(problem, name)
             calls[f"{name} {number}"] = partial(run, problem.input_ids, problem.mask)
-        rows.append({"items": number, **_built(larger)})
-        if stock:
-            rows[-1]["python"] = decoding_memory.in_child("dict", "nested", larger)
-    ours = {name: FAST_CALLS for name in calls if name.split()[0] in OURS}
-    for name in ours:
-        calls[name]()
-    seconds = in_turns(calls, plan.rounds, ours)
+        rows.append({"items": number, **_built(larger, problem.catalogue)})
+        if number == plan.stock_items:
+            rows[-1]["dicts"] = decoding_memory.in_child("dict", "nested", larger)
+    timed = in_turns(calls, plan.rounds)
     for row in rows:
-        mine = {name: seconds[f"{name} {row['items']}"] for name in OURS[1:]}
-        theirs = {
-            name: seconds[f"{name} {row['items']}"]
-            for name in STOCK
-            if f"{name} {row['items']}" in seconds
-        }
-        smallest = seconds[f"level {plan.items[0]}"]["cpu_seconds"]
-        row |= {
-            "ours": mine,
-            "peers": theirs,
-            "slower_than_smallest": round(mine["level"]["cpu_seconds"] / smallest, 3),
-        }
+        number = row["items"]
+        row["ours"] = {name: timed[f"{name} {number}"] for name in OURS[1:]}
+        names = [name for name in STOCK if f"{name} {number}" in timed]
+        row["peers"] = {name: timed[f"{name} {number}"] for name in names}
+        smallest = timed[f"level {plan.items[0]}"]["cpu_seconds"]
+        row["slower_than_smallest"] = round(row["ours"]["level"]["cpu_seconds"] / smallest, 3)
     return {"by_items": rows}
 
 
-def _built(case: Case) -> dict[str, Any]:
+def _built(case: Case, items: Catalogue) -> dict[str, Any]:
     """Seconds to build the trie, its size, and milliseconds to apply a predicate on items."""
-    codes_IL = random_codes(case.items, case.codes)
     tokens = level_tokens(case.codes, case.text_tokens)
+    codes_IL = items.token_IL - [ids[0] for ids in tokens]
     spent: list[float] = []
     while not spent or (len(spent) < 5 and sum(spent) < 3):
-        began = time.thread_time()
-        trie = SidTrie.from_sids(codes_IL, case.codes, tokens)
-        spent.append(time.thread_time() - began)
+        spent.append(seconds(lambda: SidTrie.from_sids(codes_IL, case.codes, tokens)))
     allowed = torch.from_numpy(np.random.default_rng(0).random(case.items) < 0.9)
-    updates = []
-    for _ in range(7):
-        began = time.thread_time()
-        Allowed.of(trie, allowed)
-        updates.append(time.thread_time() - began)
+    updates = [seconds(lambda: Allowed.of(items.trie, allowed)) for _ in range(7)]
     return {
         "build_seconds": round(float(np.median(spent)), 4),
-        "bytes_per_item": round(trie.nbytes / case.items, 2),
+        "bytes_per_item": round(items.trie.nbytes / case.items, 2),
         "predicate_ms": round(1000 * float(np.median(updates)), 2),
     }
 
@@ -114,13 +97,12 @@ def _filters(case: Case, rounds: int) -> dict[str, Any]:
     for name, option in options.items():
         run = contender(problem, "level", **option)
         calls[name] = partial(run, problem.input_ids, problem.mask)
-        calls[name]()
-    seconds = in_turns(calls, rounds, dict.fromkeys(calls, FAST_CALLS))
+    timed = in_turns(calls, rounds)
     return {
-        "ours": seconds,
+        "ours": timed,
         "share": {name: shares(problem, "level", **option) for name, option in options.items()},
         "slower_than_none": {
-            name: round(figures["cpu_seconds"] / seconds["none"]["cpu_seconds"], 3)
-            for name, figures in seconds.items()
+            name: round(figures["cpu_seconds"] / timed["none"]["cpu_seconds"], 3)
+            for name, figures in timed.items()
         },
     }

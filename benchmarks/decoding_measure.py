@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dasrec.generative import SearchResult
 
+FAST = 0.3
+"""Seconds; of what is faster, every round takes FAST_CALLS calls instead of one."""
 FAST_CALLS = 3
-"""Calls per round of what is fast: ours and the bare forwards."""
 TOLERANCE = 1e-4
 """Of scores (log-probabilities)."""
 STATISTIC = (
@@ -25,9 +26,11 @@ STATISTIC = (
 
 
 def in_turns(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, times: Mapping[str, int] | None = None
+    calls: Mapping[str, Callable[[], Any]], rounds: int, first: Mapping[str, float] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of each call: `rounds` rounds, each calls everything once or `times[name]` times."""
+    """Seconds of each call, in `rounds` rounds; `first` are those of first calls made before."""
+    if first is None:
+        first = {name: seconds(call) for name, call in calls.items()}
     cpu: dict[str, list[float]] = {name: [] for name in calls}
     wall: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
@@ -35,7 +38,7 @@ def in_turns(
     for _ in range(rounds):
         for name, call in calls.items():
             gc.collect()
-            for _ in range((times or {}).get(name, 1)):
+            for _ in range(FAST_CALLS if first[name] < FAST else 1):
                 began = time.thread_time(), time.perf_counter()
                 call()
                 cpu[name].append(time.thread_time() - began[0])
@@ -52,38 +55,48 @@ def in_turns(
     }
 
 
+def seconds(call: Callable[[], Any]) -> float:
+    """CPU seconds of one call."""
+    began = time.thread_time()
+    call()
+    return time.thread_time() - began
+
+
 def race(problem: Problem, names: tuple[str, ...], rounds: int) -> dict[str, Any]:
     """Time contenders on one problem; the fields of a row."""
-    lists, calls = {}, {}
+    lists, calls, first = {}, {}, {}
     for name in names:
         slow = name in PEERS and name not in {"floor", "free"}
         told = {"return_dict_in_generate": True, "output_scores": True} if slow else {}
         # Scores are asked for once: `generate` then keeps those of the whole vocabulary.
-        lists[name] = contender(problem, name, **told)(problem.input_ids, problem.mask)
-        run = contender(problem, name)
-        calls[name] = partial(run, problem.input_ids, problem.mask)
-    times = {name: FAST_CALLS for name in (*OURS, "floor")}
-    row = _row(problem, in_turns(calls, rounds, times), lists)
+        run = contender(problem, name, **told)
+        began = time.thread_time()
+        found = run(problem.input_ids, problem.mask)
+        first[name] = time.thread_time() - began
+        lists[name] = (found.sequences, found.sequences_scores) if slow else found
+        calls[name] = partial(contender(problem, name), problem.input_ids, problem.mask)
+    row = _row(problem, in_turns(calls, rounds, first), lists)
     for name, figures in row["ours"].items():
         figures["share"] = shares(problem, name)
     return row
 
 
 def shares(problem: Problem, name: str, **options: Any) -> dict[str, float]:
-    """What part of the time each part of our search takes, over FAST_CALLS calls."""
+    """What part of the time each part of our search takes, over some calls."""
     timings: dict[str, float] = {}
     run = contender(problem, name, timings=timings, **options)
-    for _ in range(FAST_CALLS):
+    first = seconds(partial(run, problem.input_ids, problem.mask))
+    for _ in range(3 * FAST_CALLS if first < FAST else FAST_CALLS):
         run(problem.input_ids, problem.mask)
     whole = sum(timings.values())
-    return {part: round(seconds / whole, 4) for part, seconds in timings.items()}
+    return {part: round(spent / whole, 4) for part, spent in timings.items()}
 
 
 def _row(
-    problem: Problem, seconds: dict[str, dict[str, Any]], lists: dict[str, Any]
+    problem: Problem, timed: dict[str, dict[str, Any]], lists: dict[str, Any]
 ) -> dict[str, Any]:
-    ours = {name: seconds[name] for name in OURS if name in seconds}
-    peers = {name: seconds[name] for name in PEERS if name in seconds}
+    ours = {name: timed[name] for name in OURS if name in timed}
+    peers = {name: timed[name] for name in PEERS if name in timed}
     ratios = {
         peer: {mine: round(theirs["cpu_seconds"] / ours[mine]["cpu_seconds"], 2) for mine in ours}
         for peer, theirs in peers.items()
@@ -95,7 +108,9 @@ def _row(
     return row | same_lists(problem, oracle, lists[oracle], lists["full"])
 
 
-def same_lists(problem: Problem, oracle: str, theirs: Any, ours: SearchResult) -> dict[str, Any]:
+def same_lists(
+    problem: Problem, oracle: str, theirs: tuple[Tensor, Tensor], ours: SearchResult
+) -> dict[str, Any]:
     """Whether `generate` and the search with normalize="full" give the same lists.
 
     Items whose scores differ by less than TOLERANCE may change places, and the last ones of a list
@@ -103,8 +118,8 @@ def same_lists(problem: Problem, oracle: str, theirs: Any, ours: SearchResult) -
     """
     token_IL, levels = problem.catalogue.token_IL, problem.catalogue.trie.num_levels
     users = len(ours.items)
-    sequences = theirs.sequences[:, -levels:].view(users, -1, levels)
-    scores = theirs.sequences_scores.view(users, -1)
+    sequences = theirs[0][:, -levels:].view(users, -1, levels)
+    scores = theirs[1].view(users, -1)
     order = same = True
     largest = 0.0
     for user in range(users):

@@ -44,9 +44,10 @@ class Plan:
 
 QUICK = Plan(
     rounds=2,
+    codes=(FOUR,),
     text_tokens=(3_000,),
     main_beams=(20,),
-    beams=(50,),
+    beams=(10,),
     histories=(50,),
     batches=(1,),
     stock_batch=1,

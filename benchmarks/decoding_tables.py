@@ -92,7 +92,7 @@ def items(document: Row) -> str:
     lines = []
     for row in rows_of(document, "items"):
         for size in row["by_items"]:
-            python = size.get("python", {})
+            dicts = size.get("dicts", {})
             ratio = None
             if "nested" in size["peers"]:
                 ours = size["ours"]["level"]["cpu_seconds"]
@@ -106,8 +106,8 @@ def items(document: Row) -> str:
                     size["build_seconds"],
                     size["bytes_per_item"],
                     size["predicate_ms"],
-                    python.get("build_seconds"),
-                    python.get("bytes_per_item"),
+                    dicts.get("build_seconds"),
+                    dicts.get("bytes_per_item"),
                 ]
             )
     head = ("codes, items", "ms per user", "to the smallest", "nested / level", "build s",

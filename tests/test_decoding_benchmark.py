@@ -98,7 +98,8 @@ def test_a_row_is_kept_until_its_code_changes(
 def test_a_wrong_list_is_told() -> None:
     problem = decoding_peers.problem_of(TINY)
     told = {"return_dict_in_generate": True, "output_scores": True}
-    theirs = decoding_peers.contender(problem, "nested", **told)(problem.input_ids, problem.mask)
+    found = decoding_peers.contender(problem, "nested", **told)(problem.input_ids, problem.mask)
+    theirs = found.sequences, found.sequences_scores
     ours = decoding_peers.contender(problem, "full")(problem.input_ids, problem.mask)
     assert same_lists(problem, "nested", theirs, ours)["same_result"]
     swapped = ours._replace(items=ours.items.flip(1))
