@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ from dasrec.generative import (
     query_prompts,
     sft,
 )
+from dasrec.generative.decoding.prefix_cache import PromptPrefix
+from dasrec.generative.decoding.search import SearchResult
+from dasrec.generative.decoding.static import FixedShapeSearch
+from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.model.base_model import build_base_model, load_base
 from dasrec.generative.model.quantization import loading_options
 from dasrec.generative.model.text_tokenizer import empty_tokenizer, train_tokenizer
@@ -131,6 +135,23 @@ def check_lists(generator: Any, world: World) -> None:
         expected = plain_scores(generator.model, prompt, world, generator.vocabulary)
         np.testing.assert_allclose(scores[row], np.sort(expected)[::-1][:10], atol=1e-4)
         np.testing.assert_allclose(scores[row], expected[items[row]], atol=1e-4)
+        for found in other_searches(generator.model, trie, prompt):
+            np.testing.assert_allclose(found.scores[0], scores[row], atol=1e-4)
+            np.testing.assert_allclose(found.scores[0], expected[found.items[0]], atol=1e-4)
+
+
+def other_searches(model: Any, trie: SidTrie, prompt: list[int]) -> Iterator[SearchResult]:
+    """The list of one prompt by a static cache, from a shared prefix and with fixed shapes."""
+    ids, options = torch.tensor([prompt]), {"num_beams": 48, "num_items": 10}
+    mask = torch.ones_like(ids)
+    yield constrained_beam_search(model, ids, mask, trie, cache="static", **options)
+    prefix = PromptPrefix(model, prompt[:2])
+    if len(prompt) > 2:
+        yield constrained_beam_search(
+            model, ids[:, 2:], mask[:, 2:], trie, prefix=prefix, cache="static", **options
+        )
+    lengths = [len(prompt) + 3]
+    yield FixedShapeSearch(model, trie, batch_size=2, prompt_lengths=lengths, **options)(ids, mask)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

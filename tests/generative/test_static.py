@@ -91,9 +91,10 @@ def test_weights_may_change_in_place() -> None:
     assert_same(search(*prompts), expected)
 
 
-def test_no_shape_depends_on_what_the_tensors_hold() -> None:
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "opt"])
+def test_no_shape_depends_on_what_the_tensors_hold(name: str) -> None:
     """Reading a number back from the device is what a CUDA graph cannot record."""
-    model, (trie, _), prompts = make("qwen3"), make_trie(), make_prompts(2, 10)
+    model, (trie, _), prompts = make(name), make_trie(), make_prompts(2, 10)
     search = FixedShapeSearch(model, trie, num_items=4, **SHAPE)
     search(*prompts)
     ids, length = torch.zeros(2, 10, dtype=torch.int64), torch.ones(2, dtype=torch.int64)

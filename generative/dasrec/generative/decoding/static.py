@@ -130,13 +130,13 @@ class FixedShapeSearch:
                 f"input_ids: {given} tokens, but prompt_lengths end at {self._lengths[-1]}; shorten"
                 " the histories or name a longer one"
             )
-        # Padding goes to the right: what comes before it cannot see it, so the pass over the
-        # prompts needs no mask and takes the fast causal attention.
-        length_B = torch.ones(self._batch, dtype=torch.int64, device=self._device)
-        length_B[:count] = attention_mask.sum(1)
-        ids_BT = torch.zeros(self._batch, fitting[0], dtype=torch.int64, device=self._device)
-        from_BT = torch.arange(given, device=self._device) + (given - length_B[:count, None])
-        ids_BT[:count, :given] = input_ids.gather(1, from_BT.clamp_(max=given - 1))
+        # Missing users are copies of the last. Padding goes to the right, a copy of the last token:
+        # what comes before cannot see it, so the pass over the prompts needs no mask and takes the
+        # fast causal attention.
+        row_B = torch.arange(self._batch, device=self._device).clamp_(max=count - 1)
+        length_B = attention_mask.sum(1)[row_B]
+        from_BT = torch.arange(fitting[0], device=self._device) + (given - length_B.unsqueeze(1))
+        ids_BT = input_ids[row_B].gather(1, from_BT.clamp_(max=given - 1))
         run = self._runs.get(fitting[0])
         if run is None:
             run = Replay(self._run, ids_BT, length_B) if self._cuda_graph else self._run
