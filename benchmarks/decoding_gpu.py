@@ -30,8 +30,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from dasrec.core.artifacts import code_version
 from dasrec.eval.results import hardware, typed
-from dasrec.generative import SearchResult, constrained_beam_search
-from dasrec.generative.decoding.static import FixedShapeSearch
+from dasrec.generative import FixedShapeSearch, SearchResult, constrained_beam_search
 
 OUT = Path("benchmarks/results/decoding_gpu.json")
 STATISTIC = "median seconds of the clock over the calls, the device waited for at the end of each"

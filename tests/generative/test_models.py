@@ -20,7 +20,11 @@ from transformers import (
 from dasrec.core import build_config
 from dasrec.generative import (
     BaseModelConfig,
+    FixedShapeSearch,
+    PromptPrefix,
     RetrieveConfig,
+    SearchResult,
+    SidTrie,
     build_trie,
     constrained_beam_search,
     generate_lists,
@@ -30,10 +34,6 @@ from dasrec.generative import (
     query_prompts,
     sft,
 )
-from dasrec.generative.decoding.prefix_cache import PromptPrefix
-from dasrec.generative.decoding.search import SearchResult
-from dasrec.generative.decoding.static import FixedShapeSearch
-from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.model.base_model import build_base_model, load_base
 from dasrec.generative.model.quantization import loading_options
 from dasrec.generative.model.text_tokenizer import empty_tokenizer, train_tokenizer
