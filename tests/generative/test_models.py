@@ -142,7 +142,8 @@ def check_lists(generator: Any, world: World) -> None:
 
 def other_searches(model: Any, trie: SidTrie, prompt: list[int]) -> Iterator[SearchResult]:
     """The list of one prompt by a static cache, from a shared prefix and with fixed shapes."""
-    ids, options = torch.tensor([prompt]), {"num_beams": 48, "num_items": 10}
+    options: dict[str, Any] = {"num_beams": 48, "num_items": 10}
+    ids = torch.tensor([prompt])
     mask = torch.ones_like(ids)
     yield constrained_beam_search(model, ids, mask, trie, cache="static", **options)
     prefix = PromptPrefix(model, prompt[:2])

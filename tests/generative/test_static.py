@@ -123,10 +123,9 @@ def test_compiled(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     model, (trie, _) = make(name), make_trie()
     search = FixedShapeSearch(model, trie, num_items=4, compiled=True, **SHAPE)
-    for batch, length in ((3, 9), (2, 13)):
-        prompts = make_prompts(batch, length)
-        expected = constrained_beam_search(model, *prompts, trie, num_beams=6, num_items=4)
-        assert_same(search(*prompts), expected)
+    prompts = make_prompts(3, 13)
+    expected = constrained_beam_search(model, *prompts, trie, num_beams=6, num_items=4)
+    assert_same(search(*prompts), expected)
 
 
 @pytest.mark.gpu
