@@ -67,7 +67,9 @@ class LevelHead:
         self._last = LastPosition(self._body)
         self.restricted = True
         with torch.no_grad():
-            embedding_VH: Tensor = base.get_input_embeddings().weight
+            embedding: Any = base.get_input_embeddings()
+            # peft's wrapper copies the whole matrix when asked for its weight.
+            embedding_VH: Tensor = getattr(embedding, "original_module", embedding).weight
             self._tokens = [tokens.to(embedding_VH.device) for tokens in level_token_ids]
             self._check_vocabulary(len(embedding_VH))
             self._token_rows = [TokenRows(tokens) for tokens in self._tokens]
@@ -195,7 +197,7 @@ class LevelHead:
         """Whether restricted logits are the model's logits, on one short row."""
         ids = torch.stack([tokens[0] for tokens in self._tokens]).unsqueeze(0)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        full = self.model(**inputs).logits[:, -1]
+        full = self.model(logits_to_keep=1, **inputs).logits[:, -1]
         if self._last:
             try:
                 if self._same_logits(self._last_state(inputs), full):
