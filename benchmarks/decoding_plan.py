@@ -28,7 +28,7 @@ class Plan:
     """Beside the base's."""
     batches: tuple[int, ...] = (1, 4, 16, 64)
     """Beside the base's."""
-    stock_batch: int = 4
+    stock_batch: int = 16
     """Largest batch given to the peers."""
     items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
     stock_items: int = 1_000_000
