@@ -3,19 +3,18 @@
 A GPU runs a small batch faster than Python can ask for it. Here nothing of a search depends on
 what the tensors hold, so that all its work is recorded once per prompt length and then replayed.
 
-Shape letters: B users, T prompt tokens (padded), W beams, M most children of a node, N candidates
-of a user, k items asked for, X the width of `LevelHead.states`.
+Shape letters: B users, T prompt tokens (padded), I items, E excluded items (padded).
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.decoding.candidates import NEVER, ranking_key
 from dasrec.generative.decoding.cuda_graph import Replay
+from dasrec.generative.decoding.filters import Predicates, Ragged
 from dasrec.generative.decoding.fixed_index import FixedIndex
+from dasrec.generative.decoding.fixed_step import FixedStep, root
 from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.prompts import check_length, check_prompts
@@ -23,31 +22,13 @@ from dasrec.generative.decoding.search import SearchResult
 from dasrec.generative.decoding.slot_cache import slot_cache
 from dasrec.generative.decoding.tree_beams import TreeBeams
 
-_CANDIDATES_PER_CHUNK = 2**25
-"""Candidates scored at a time; about 40 bytes of memory each."""
-
-
-class _Front(NamedTuple):
-    """The beams of one level; -inf where there is none."""
-
-    node: Tensor
-    """(B, W) in the numbers of `FixedIndex`"""
-    score: Tensor
-    """(B, W) float32"""
-    token: Tensor
-    """(B, W)"""
-    parent: Tensor
-    """(B, W)"""
-    dropped: Tensor
-    """(B,) best score of a candidate that was not kept, so far"""
-
 
 class FixedShapeSearch:
     """`constrained_beam_search` for one model, catalogue and list length, again and again.
 
     It gives the same items and scores, to rounding. Prompts are padded to the next of a few
-    lengths and batches to `batch_size`; memory for keys and values is taken once. Filters and
-    a changing catalogue are left to `constrained_beam_search`: make this anew for a new snapshot.
+    lengths and batches to `batch_size`; memory for keys and values is taken once. What is allowed
+    is fixed with the catalogue: make this anew for another snapshot or predicate.
 
     Weights may change in place, since nothing is copied from the model. Adapters may be switched
     or merged only where no `cuda_graph` was recorded.
@@ -63,6 +44,8 @@ class FixedShapeSearch:
         num_beams: int,
         num_items: int,
         normalize: Normalize = "level",
+        allowed: Predicates | None = None,
+        max_excluded: int = 0,
         compiled: bool = False,
         cuda_graph: bool = False,
     ) -> None:
@@ -76,6 +59,8 @@ class FixedShapeSearch:
             num_beams: Beams kept per level; raised to `num_items` where lower.
             num_items: k.
             normalize: What a code's probability is over, see `Normalize`.
+            allowed: What to choose from: a predicate or a bool mask (I,).
+            max_excluded: Most items that a user may exclude.
             compiled: Compile the model's passes over the beams with torch.compile.
             cuda_graph: Record each search as a CUDA graph.
 
@@ -93,36 +78,42 @@ class FixedShapeSearch:
             raise ValueError(f"cuda_graph: needs a model on a CUDA device, not {self._device}")
         self._head = LevelHead(model, trie.level_token_ids)
         self._step_head = self._head.compiled() if compiled else self._head
-        self._index = FixedIndex(trie.to(self._device))
+        self._index = FixedIndex(trie.to(self._device), allowed)
+        self._max_excluded = max_excluded
         self._lengths = sorted(prompt_lengths)
         check_length(self._head, self._lengths[-1] + trie.num_levels - 1)
-        self._batch, self._k, self._normalize = batch_size, num_items, normalize
-        self._widths = self._level_widths(max(num_beams, num_items))
-        self._cache = slot_cache(self._lengths[-1] + sum(self._widths[:-1]))
+        self._batch = batch_size
+        self._step = FixedStep(self._head, self._index, num_beams, num_items, normalize)
+        self._cache = slot_cache(self._lengths[-1] + sum(self._step.widths[:-1]))
         self._cuda_graph = cuda_graph
-        self._runs: dict[int, Callable[[Tensor, Tensor], tuple[Tensor, ...]]] = {}
+        self._runs: dict[int, Callable[..., tuple[Tensor, ...]]] = {}
 
     @torch.no_grad()
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> SearchResult:
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, excluded: Ragged | Tensor | None = None
+    ) -> SearchResult:
         """Search for any number of users.
 
         Args:
             input_ids: (B, T) prompts, padded on the left.
             attention_mask: (B, T) 1 at real tokens.
+            excluded: Per user the item indices never to return, as B sequences or (B, E) padded
+                with -1.
 
         Raises:
-            ValueError: Prompts that are longer than the longest of `prompt_lengths`.
+            ValueError: Prompts that are longer than the longest of `prompt_lengths`, or more
+                excluded items than `max_excluded`.
         """
         check_prompts(input_ids, attention_mask)
-        found = [
-            self._batch_of(ids, mask)
-            for ids, mask in zip(
-                input_ids.split(self._batch), attention_mask.split(self._batch), strict=True
-            )
-        ]
+        item_BE = rectangle(excluded, len(input_ids), self._max_excluded, self._index.num_items)
+        inputs = (input_ids, attention_mask, item_BE.to(self._device))
+        chunks = zip(*(values.split(self._batch) for values in inputs), strict=True)
+        found = [self._batch_of(*chunk) for chunk in chunks]
         return SearchResult(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
-    def _batch_of(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+    def _batch_of(
+        self, input_ids: Tensor, attention_mask: Tensor, item_BE: Tensor
+    ) -> tuple[Tensor, ...]:
         count, given = input_ids.shape
         fitting = [length for length in self._lengths if length >= given]
         if not fitting:
@@ -137,13 +128,14 @@ class FixedShapeSearch:
         length_B = attention_mask.sum(1)[row_B]
         from_BT = torch.arange(fitting[0], device=self._device) + (given - length_B.unsqueeze(1))
         ids_BT = input_ids[row_B].gather(1, from_BT.clamp_(max=given - 1))
+        inputs = (ids_BT, length_B, self._index.places(item_BE)[row_B])
         run = self._runs.get(fitting[0])
         if run is None:
-            run = Replay(self._run, ids_BT, length_B) if self._cuda_graph else self._run
+            run = Replay(self._run, *inputs) if self._cuda_graph else self._run
             self._runs[fitting[0]] = run
-        return tuple(values[:count].clone() for values in run(ids_BT, length_B))
+        return tuple(values[:count].clone() for values in run(*inputs))
 
-    def _run(self, ids_BT: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, ids_BT: Tensor, length_B: Tensor, excluded_BE: Tensor) -> tuple[Tensor, ...]:
         """A whole search, without reading anything back from the device."""
         place_T = torch.arange(ids_BT.shape[1], device=self._device)
         self._cache.reset()
@@ -156,75 +148,38 @@ class FixedShapeSearch:
             step_head=self._step_head,
         )
         states = beams.prefill()
-        zero_B1 = torch.zeros(len(ids_BT), 1, dtype=torch.int64, device=self._device)
-        never_B = torch.full_like(zero_B1[:, 0], NEVER, dtype=torch.float32)
-        front = _Front(zero_B1, zero_B1.float(), zero_B1, zero_B1, never_B)
-        for level in range(len(self._widths)):
+        front = root(len(ids_BT), self._device)
+        for level in range(len(self._step.widths)):
             if level:
                 states = beams.advance(front.token, front.parent)
-            front = self._extend(states, front, level)
-        return self._items(front)
+            front = self._step.extend(states, front, excluded_BE, level)
+        return self._step.items(front, excluded_BE)
 
-    def _extend(self, states: Tensor, front: _Front, level: int) -> _Front:
-        """Keep the best children of the beams; some users at a time, to bound memory."""
-        logits_BWK = self._head.logits(states, level)
-        log_z_BW = self._head.log_normalizer(states, logits_BWK, self._normalize)
-        candidates = states.shape[1] * self._index.branch[level]
-        users = max(1, _CANDIDATES_PER_CHUNK // candidates)
-        inputs = (logits_BWK, log_z_BW, *front)
-        chunks = zip(*(values.split(users) for values in inputs), strict=True)
-        parts = [self._extend_some(z[0], z[1], _Front(*z[2:]), level) for z in chunks]
-        return _Front(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _extend_some(
-        self, logits_BWK: Tensor, log_z_BW: Tensor, front: _Front, level: int
-    ) -> _Front:
-        node_BWM, code_BWM, real_BWM = self._index.children(level, front.node)
-        real_BWM &= (front.score > NEVER).unsqueeze(-1)
-        step_BWM = logits_BWK.gather(-1, code_BWM.clamp(max=logits_BWK.shape[-1] - 1))
-        if self._normalize == "trie":
-            log_z_BW = step_BWM.masked_fill(~real_BWM, NEVER).logsumexp(-1)
-        step_BWM = step_BWM - log_z_BW.unsqueeze(-1)
-        if self._index.level_padded[level]:
-            step_BWM = step_BWM.masked_fill(code_BWM == logits_BWK.shape[-1], 0.0)
-        score_BWM = (front.score.unsqueeze(-1) + step_BWM).masked_fill_(~real_BWM, NEVER)
+def rectangle(
+    excluded: Ragged | Tensor | None, batch_size: int, width: int, num_items: int
+) -> Tensor:
+    """(B, E) item indices of B lists, padded with -1 to E = `width`.
 
-        score_BN, node_BN = score_BWM.flatten(1), node_BWM.flatten(1)
-        width = self._widths[level]
-        best_BV = ranking_key(score_BN, node_BN).topk(min(width + 1, score_BN.shape[1])).indices
-        dropped_B = front.dropped
-        if best_BV.shape[1] > width:
-            dropped_B = dropped_B.maximum(score_BN.gather(1, best_BV[:, width:]).squeeze(1))
-        best_BW = best_BV[:, :width]
-        table = self._index.level_token_ids[level]
-        code_BW = code_BWM.flatten(1).gather(1, best_BW)
-        return _Front(
-            node=node_BN.gather(1, best_BW),
-            score=score_BN.gather(1, best_BW),
-            token=table[code_BW.clamp_(max=len(table) - 1)],
-            parent=best_BW // node_BWM.shape[-1],
-            dropped=dropped_B,
+    Raises:
+        ValueError: Not one list per user, one that is too long, or an item outside the catalogue.
+    """
+    rows = [
+        torch.as_tensor(row, dtype=torch.int64) for row in ([] if excluded is None else excluded)
+    ]
+    if excluded is not None and len(rows) != batch_size:
+        raise ValueError(f"excluded: {batch_size} rows needed, got {len(rows)}")
+    item_BE = torch.full((batch_size, width), -1)
+    for place, row in enumerate(rows):
+        listed = row[row != -1]
+        if len(listed) > width:
+            raise ValueError(
+                f"excluded: {len(listed)} items of user {place}, but max_excluded is {width}"
+            )
+        item_BE[place, : len(listed)] = listed
+    if item_BE.numel() and not -1 <= int(item_BE.min()) <= int(item_BE.max()) < num_items:
+        raise ValueError(
+            f"excluded: item index outside 0..{num_items - 1}, got"
+            f" {int(item_BE.min())}..{int(item_BE.max())}"
         )
-
-    def _items(self, front: _Front) -> tuple[Tensor, ...]:
-        """The fields of `SearchResult`."""
-        item_BkM = self._index.items(front.node[:, : self._k])
-        score_Bk = front.score[:, : self._k]
-        item_BN = item_BkM.masked_fill((score_Bk == NEVER).unsqueeze(-1), -1).flatten(1)
-        score_BN = score_Bk.repeat_interleave(item_BkM.shape[-1], 1)
-        first_Bk = (item_BN < 0).to(torch.uint8).argsort(dim=1, stable=True)[:, : self._k]
-        item_Bk = item_BN.gather(1, first_Bk)
-        score_Bk = score_BN.gather(1, first_Bk).masked_fill_(item_Bk < 0, NEVER)
-        missing = (0, self._k - item_Bk.shape[1])
-        item_Bk = nn.functional.pad(item_Bk, missing, value=-1)
-        score_Bk = nn.functional.pad(score_Bk, missing, value=NEVER)
-        proven_B = (score_Bk > front.dropped.unsqueeze(1)).sum(1)
-        return item_Bk, score_Bk, (item_Bk >= 0).sum(1), proven_B
-
-    def _level_widths(self, num_beams: int) -> list[int]:
-        """Beams after each level: no more than there can be."""
-        widths, most = [], 1
-        for branch in self._index.branch:
-            most = min(num_beams, most * branch)
-            widths.append(most)
-        return widths
+    return item_BE
