@@ -66,44 +66,55 @@ class Results:
 
     def __init__(self, path: Path | None) -> None:
         """Read what is there; None keeps the rows in memory only."""
-        self.path = path
+        self._path = path
+        self._sources = sources()
         self.document: dict[str, Any] = {"rows": []}
         if path is not None and path.exists():
             self.document = json.loads(path.read_text())
-        self.document = {
-            "name": "decoding",
+
+    def fill(self, section: Iterable[Task]) -> None:
+        """Run a section's tasks whose rows are missing or of other code; drop rows of no task."""
+        tasks = [(task, json.loads(json.dumps(task.case))) for task in section]
+        cases = [case for _, case in tasks]
+        old = [row for row in self.document["rows"] if row["section"] == tasks[0][0].section]
+        rows = [row for row in self.document["rows"] if row not in old]
+        kept = [row for row in old if row["case"] in cases]
+        for task, case in tasks:
+            same = [row for row in kept if row["case"] == case]
+            if any(row["sources"] == self._sources for row in same):
+                continue
+            log.info("%s %s", task.section, json.dumps(case))
+            began = time.perf_counter()
+            measured = json.loads(json.dumps(task.run()))
+            took = round(time.perf_counter() - began, 1)
+            row = {"section": task.section, "case": case, **measured, "took_seconds": took}
+            kept = [row for row in kept if row not in same] + [row | self._stamp()]
+            kept.sort(key=lambda row: cases.index(row["case"]))
+            self._write(rows + kept)
+
+    def _stamp(self) -> dict[str, str]:
+        return {
             "hardware": hardware(),
             "command": typed(["python", "-m", "benchmarks.decoding", *sys.argv[1:]]),
             "code": code_version(),
+            "sources": self._sources,
+        }
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.document = {
+            "name": "decoding",
+            **self._stamp(),
             "threads": 1,
             "statistic": STATISTIC,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "peers": PEERS,
-            "rows": self.document["rows"],
+            "rows": rows,
         }
-        self._sources = sources()
-
-    def fill(self, tasks: Iterable[Task]) -> None:
-        """Run the tasks whose rows are missing or of other code."""
-        for task in tasks:
-            name = {"section": task.section, "case": json.loads(json.dumps(task.case))}
-            old = [row for row in self.document["rows"] if name.items() <= row.items()]
-            if any(row["sources"] == self._sources for row in old):
-                continue
-            log.info("%s %s", task.section, json.dumps(task.case))
-            began = time.perf_counter()
-            measured = json.loads(json.dumps(task.run()))
-            stamp = {"code": code_version(), "sources": self._sources, "hardware": hardware()}
-            took = round(time.perf_counter() - began, 1)
-            self._replace(old, {**name, **measured, **stamp, "took_seconds": took})
-
-    def _replace(self, old: list[dict[str, Any]], row: dict[str, Any]) -> None:
-        self.document["rows"] = [r for r in self.document["rows"] if r not in old] + [row]
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self.path.with_suffix(".part")
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = self._path.with_suffix(".part")
             scratch.write_text(json.dumps(self.document, indent=1) + "\n")
-            os.replace(scratch, self.path)
+            os.replace(scratch, self._path)
 
 
 def sections(args: argparse.Namespace) -> dict[str, Section]:
@@ -138,6 +149,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    if args.report and not args.out.exists():
+        parser.error(f"--report: no {args.out}; run the benchmark first")
     results = Results(None if args.quick else args.out)
     for section in () if args.report else sections(args).values():
         results.fill(section(QUICK if args.quick else Plan()))

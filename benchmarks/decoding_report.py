@@ -12,11 +12,11 @@ BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 def markdown(document: Row) -> str:
     """All tables for which there are rows."""
     parts = [part for make in PARTS if (part := make(document))]
+    commands = list(dict.fromkeys(f"`{row['command']}`" for row in document["rows"]))
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     told = (
-        f"Measured with `{document['command']}` on {document['hardware']}, one thread, torch"
-        f" {document['versions']['torch']}, transformers {document['versions']['transformers']}."
-        f" Every time is the {document['statistic']}. Only ratios within a table carry over to"
-        " other machines."
+        f"Measured with {', '.join(commands)} on {document['hardware']}, {versions}. Times are the"
+        f" {document['statistic']}. Only ratios within a table carry over to other machines."
     )
     peers = "\n".join(f"* `{name}`: {text}" for name, text in document["peers"].items())
     return "\n\n".join([told, peers, *parts])

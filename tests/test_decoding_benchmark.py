@@ -1,15 +1,24 @@
 """The decoding benchmark at sizes that take seconds: every section, resuming, tables and plot."""
 
+import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from benchmarks import decoding, decoding_checks, decoding_peers, decoding_plots, decoding_report
+from benchmarks import (
+    decoding,
+    decoding_checks,
+    decoding_memory,
+    decoding_peers,
+    decoding_plots,
+    decoding_report,
+)
 from benchmarks.decoding_measure import race, same_lists
-from benchmarks.decoding_plan import Plan, Task
+from benchmarks.decoding_plan import QUICK, Plan, Task
 from benchmarks.decoding_world import Case, random_codes
 
 from dasrec.generative import constrained_beam_search
@@ -90,9 +99,14 @@ def test_a_row_is_kept_until_its_code_changes(
     assert len(calls) == 1
     monkeypatch.setattr(decoding, "sources", lambda: "other code")
     fill()
+    fill()
     rows = json.loads((tmp_path / "d.json").read_text())["rows"]
     assert len(calls) == 2
     assert [row["figure"] for row in rows] == [2]
+    other = Task("main", {"beams": 3}, lambda: {"figure": 3})
+    decoding.Results(tmp_path / "d.json").fill([other])
+    rows = json.loads((tmp_path / "d.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == [{"beams": 3}]
 
 
 def test_a_wrong_list_is_told() -> None:
@@ -140,3 +154,33 @@ def test_random_codes_are_different_and_uneven() -> None:
     assert codes.max() == 31
     counts = torch.from_numpy(codes[:, 0]).bincount()
     assert counts.max() > 4 * counts.min()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_peaks_are_of_the_call_alone() -> None:
+    kept = torch.ones(64 << 20, dtype=torch.uint8)  # 64 MiB that are there before
+    before = decoding_memory.reset_peak()
+    torch.ones(32 << 20, dtype=torch.uint8)
+    assert 31 < decoding_memory.resident_mb(peak=True) - before < 34
+    assert decoding_memory.peak_of_search("level", TINY)["peak_mb"] < 30
+    assert decoding_memory.dict_of_items("nested", TINY)["build_seconds"] >= 0
+    assert len(kept)
+
+
+@pytest.mark.parametrize("plan", [Plan(), QUICK, PLAN])
+def test_every_row_has_a_case_of_its_own(plan: Plan) -> None:
+    tasks = [task for section in decoding.SECTIONS.values() for task in section(plan)]
+    keys = {json.dumps([task.section, task.case]) for task in tasks}
+    assert len(keys) == len(tasks)
+
+
+def test_sections_are_named_and_have_what_they_need() -> None:
+    given = {"data": None, "generator": None, "sids": "das"}
+    assert list(decoding.sections(argparse.Namespace(only=None, **given))) == list(
+        decoding.SECTIONS
+    )
+    assert list(decoding.sections(argparse.Namespace(only=["main"], **given))) == ["main"]
+    with pytest.raises(ValueError, match=r"--only: no section \['speed'\]"):
+        decoding.sections(argparse.Namespace(only=["speed"], **given))
+    with pytest.raises(ValueError, match="--only trained: needs --data and --generator"):
+        decoding.sections(argparse.Namespace(only=["trained"], **given))
