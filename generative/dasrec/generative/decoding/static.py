@@ -106,7 +106,7 @@ class FixedShapeSearch:
         """
         check_prompts(input_ids, attention_mask)
         item_BE = rectangle(excluded, len(input_ids), self._max_excluded, self._index.num_items)
-        inputs = (input_ids, attention_mask, item_BE.to(self._device))
+        inputs = (values.to(self._device) for values in (input_ids, attention_mask, item_BE))
         chunks = zip(*(values.split(self._batch) for values in inputs), strict=True)
         found = [self._batch_of(*chunk) for chunk in chunks]
         return SearchResult(*(torch.cat(parts) for parts in zip(*found, strict=True)))
