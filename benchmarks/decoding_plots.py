@@ -7,6 +7,7 @@ import matplotlib
 from benchmarks.decoding_cells import axes, milliseconds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
 STYLES = {
     "nested": ("C3", "s", "generate + dict trie"),
@@ -25,8 +26,10 @@ def draw(document: dict[str, Any], folder: Path) -> list[Path]:
     if not curves:
         return []
     figure = Figure(figsize=(4.2 * len(curves), 3.6), layout="constrained")
-    for place, (axis, lines) in enumerate(curves.items(), start=1):
-        _panel(figure.add_subplot(1, len(curves), place), axis, lines)
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for panel, (axis, lines) in zip(panels, curves.items(), strict=True):
+        _panel(panel, axis, lines)
+    panels[0].set_ylabel("CPU milliseconds per user")
     handles: dict[str, Any] = {}
     for panel in figure.axes:
         handles |= dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
@@ -50,8 +53,12 @@ def _panel(panel: Axes, axis: str, lines: Lines) -> None:
             color, marker, label = STYLES[name]
             panel.plot(*zip(*points, strict=True), color=color, marker=marker, label=label, ms=4)
     panel.set(xscale="log", yscale="log", xlabel=LABELS[axis])
-    panel.set_ylabel("CPU milliseconds per user")
-    panel.grid(alpha=0.3, which="both", linewidth=0.5)
+    measured = sorted({place for points in lines.values() for place, _ in points})
+    panel.set_xticks(measured, [EngFormatter(sep="")(place) for place in measured])
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.minorticks_off()
+    panel.grid(alpha=0.3, linewidth=0.5)
     panel.spines[["top", "right"]].set_visible(False)
 
 
