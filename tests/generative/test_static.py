@@ -264,6 +264,12 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
         FixedShapeSearch(make("llama"), make_trie()[0], **(SHAPE | {"num_items": 3} | options))
 
 
+@pytest.mark.parametrize("name", ["qwen3_next", "lfm2"])
+def test_models_that_take_no_tree(name: str) -> None:
+    with pytest.raises(ValueError, match="model: its attention cannot take the mask of a tree"):
+        FixedShapeSearch(make(name), make_trie()[0], num_items=3, **SHAPE)
+
+
 def test_prompts_that_are_too_long() -> None:
     search = FixedShapeSearch(make("llama"), make_trie()[0], num_items=3, **SHAPE)
     with pytest.raises(ValueError, match="17 tokens, but prompt_lengths end at 16; shorten"):

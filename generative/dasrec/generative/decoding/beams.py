@@ -67,7 +67,7 @@ def start_beams(
         ValueError: A static cache or a prefix without the tree, or a prefix of other weights.
     """
     if mode == "auto":
-        mode = "tree" if _takes_tree_mask(head.config) else "expand"
+        mode = "tree" if takes_tree_mask(head.config) else "expand"
     if mode == "expand":
         _refuse(cache == "static", "cache: 'static'", "; leave it 'dynamic'")
         _refuse(prefix is not None, "prefix", ", not this model; write it into the prompts")
@@ -85,7 +85,8 @@ def _refuse(asked: bool, what: str, instead: str) -> None:
         raise ValueError(f"{what}: needs mode 'tree'{instead}")
 
 
-def _takes_tree_mask(config: Any) -> bool:
+def takes_tree_mask(config: Any) -> bool:
+    """Whether a model's attention takes a mask of its own for each pair of tokens."""
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
         config._attn_implementation in {"eager", "sdpa"}

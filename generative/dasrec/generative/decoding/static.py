@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dasrec.generative.decoding.beams import takes_tree_mask
 from dasrec.generative.decoding.cuda_graph import Replay
 from dasrec.generative.decoding.filters import Predicates, Ragged
 from dasrec.generative.decoding.fixed_index import FixedIndex
@@ -77,6 +78,11 @@ class FixedShapeSearch:
         if cuda_graph and self._device.type != "cuda":
             raise ValueError(f"cuda_graph: needs a model on a CUDA device, not {self._device}")
         self._head = LevelHead(model, trie.level_token_ids)
+        if not takes_tree_mask(self._head.config):
+            raise ValueError(
+                "model: its attention cannot take the mask of a tree of beams; search with"
+                " constrained_beam_search, or load it with attn_implementation='sdpa'"
+            )
         self._step_head = self._head.compiled() if compiled else self._head
         self._index = FixedIndex(trie.to(self._device), allowed)
         self._max_excluded = max_excluded
