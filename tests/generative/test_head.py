@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from tests.generative.test_search import VOCAB, make_model, make_trie
 from torch import Tensor
 
+from dasrec.generative.decoding import head as head_module
 from dasrec.generative.decoding.head import LevelHead
 from dasrec.generative.model.split_tokens import split_token_rows
 
@@ -120,3 +121,21 @@ def test_bfloat16_rows_follow_the_weights() -> None:
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(-1)
     assert_logits(head, model, SCATTERED, exact=0.05)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "phi", "gemma2", "granite"])
+@pytest.mark.parametrize(("tokens", "in_cache", "per_chunk"), [(7, 1, 14), (1, 300, 10_000)])
+def test_the_vocabulary_is_summed_in_parts(
+    monkeypatch: pytest.MonkeyPatch, name: str, tokens: int, in_cache: int, per_chunk: int
+) -> None:
+    model, (trie, _) = make_model(name, "eager"), make_trie()
+    monkeypatch.setattr(head_module, "_LEAST_TOKENS", tokens)
+    monkeypatch.setattr(head_module, "_LOGITS_IN_CACHE", in_cache)
+    monkeypatch.setattr(head_module, "_LOGITS_PER_CHUNK", per_chunk)
+    head = LevelHead(model, trie.level_token_ids)
+    ids = torch.randint(VOCAB, (2, 5))
+    with torch.no_grad():
+        states_BTX = head.states(input_ids=ids)
+        found = head.log_normalizer(states_BTX, head.logits(states_BTX, 0), "full")
+        logits_BTV = model(input_ids=ids).logits
+    torch.testing.assert_close(found, logits_BTV.logsumexp(-1))

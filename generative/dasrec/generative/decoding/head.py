@@ -26,6 +26,8 @@ Normalize = Literal["level", "full", "trie"]
 `generate` does), or the codes that lead to an existing (and allowed) item."""
 
 _LOGITS_PER_CHUNK = 2**24
+_LOGITS_IN_CACHE = 2**20  # of a CPU, which is a third faster on them than on fresh memory
+_LEAST_TOKENS = 2_048
 _PRODUCTS_ON_CPU = 2**18
 _SPARSE = 32  # a product of two gathered rows takes about as long as this many of a whole matrix
 
@@ -160,8 +162,26 @@ class LevelHead:
         """(R,) float32 log of the sum of exp(logit) over the level's codes or the vocabulary."""
         if normalize != "full":
             return logits_RK.logsumexp(-1)
+        if self.restricted and type(self._output) is nn.Linear:
+            return self._log_sum_exp(self._output, states_RX)
         parts = [self._full(chunk).logsumexp(-1) for chunk in self._chunks(states_RX)]
         return torch.cat(parts).view(states_RX.shape[:-1])
+
+    def _log_sum_exp(self, output: nn.Linear, states_RX: Tensor) -> Tensor:
+        """(R,) log of the sum of exp(logit) over the vocabulary, some tokens at a time."""
+        flat = states_RX.reshape(-1, states_RX.shape[-1])
+        logits = _LOGITS_IN_CACHE if flat.device.type == "cpu" else _LOGITS_PER_CHUNK
+        size = max(_LEAST_TOKENS, logits // max(1, len(flat)))
+        weights = output.weight.split(size)
+        biases = [None] * len(weights) if output.bias is None else output.bias.split(size)
+        rows = []
+        for chunk in flat.split(max(1, _LOGITS_PER_CHUNK // size)):
+            parts = [
+                rescale(F.linear(chunk, weight, bias).float(), self.config).logsumexp(-1)
+                for weight, bias in zip(weights, biases, strict=True)
+            ]
+            rows.append(torch.stack(parts, -1).logsumexp(-1))
+        return torch.cat(rows).view(states_RX.shape[:-1])
 
     def _columns(self, states_RX: Tensor, level: int) -> Tensor:
         ids = self._tokens[level]
