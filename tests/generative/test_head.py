@@ -129,6 +129,8 @@ def test_the_vocabulary_is_summed_in_parts(
     monkeypatch: pytest.MonkeyPatch, name: str, tokens: int, in_cache: int, per_chunk: int
 ) -> None:
     model, (trie, _) = make_model(name, "eager"), make_trie()
+    if model.lm_head.bias is not None:
+        torch.nn.init.normal_(model.lm_head.bias)
     monkeypatch.setattr(head_module, "_LEAST_TOKENS", tokens)
     monkeypatch.setattr(head_module, "_LOGITS_IN_CACHE", in_cache)
     monkeypatch.setattr(head_module, "_LOGITS_PER_CHUNK", per_chunk)
