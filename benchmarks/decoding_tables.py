@@ -57,9 +57,9 @@ def main(document: Row) -> str:
         "### Against `generate`\n\nPeer seconds over ours, by normalisation; ms are of ours with"
         f' "level". {case["items"]:,} items, prompts of {case["history"]} tokens, batches of'
         f" {case['batch']}, {case['layers']} layers of width {case['width']}. `constraint`: trie,"
-        " filters and the choice of beams, as a share of ours. Ours can be below the floor: a prompt's"
-        ' last position is all that the last layer runs in full, and "trie" leaves out beams that'
-        " have nothing to choose.\n\n" + table(head, lines)
+        " filters and the choice of beams, as a share of ours. Ours can be below the"
+        " floor: the last layer runs in full for a prompt's last position only, and"
+        ' "trie" leaves out beams that have nothing to choose.\n\n" + table(head, lines)
     )
 
 
