@@ -59,7 +59,7 @@ def main(document: Row) -> str:
         f" {case['batch']}, {case['layers']} layers of width {case['width']}. `constraint`: trie,"
         " filters and the choice of beams, as a share of ours. Ours can be below the"
         " floor: the last layer runs in full for a prompt's last position only, and"
-        ' "trie" leaves out beams that have nothing to choose.\n\n" + table(head, lines)
+        ' "trie" leaves out beams that have nothing to choose.\n\n' + table(head, lines)
     )
 
 
