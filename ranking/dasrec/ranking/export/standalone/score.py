@@ -109,7 +109,7 @@ def _category(field: dict[str, Any], context: dict[str, Any]) -> int:
     if field["encoding"] == "hash":
         key = f"{field['salt']}\0{text}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
-        return int.from_bytes(digest) % (field["hash_size"] - 1) + 1
+        return int.from_bytes(digest) % (int(field["hash_size"]) - 1) + 1
     values: list[str] = field["values"]
     return values.index(text) + 1 if text in values else 0
 
