@@ -157,7 +157,7 @@ def test_only_items_that_meet_the_conditions(run: Path, tmp_path: Path) -> None:
         ({"only": ["i1", "i3"], "where": {"brand": "Acme"}, "exclude": ["i0"]}, {"i1"}),
         ({"only": ["i3"], "where": {"brand": "Acme"}}, set()),
     ):
-        found = recommender.recommend("u0", ["i0"], k=6, explain=True, **options)  # type: ignore
+        found = recommender.recommend("u0", ["i0"], k=6, explain=True, **options)
         assert [item.item_id for item in found.items] == [i for i in ranked if i in expected]
         assert found.missing == 6 - len(expected)
 
