@@ -29,7 +29,7 @@ from dasrec.eval.results import hardware, typed
 from dasrec.ranking import Ranker, RankingConfig, rows_of
 from dasrec.ranking.loop import batch_loss
 from dasrec.ranking.row_tensors import to_tensors
-from dasrec.ranking.rows import Rows
+from dasrec.ranking.rows import Rows, some_rows
 from dasrec.ranking.train import new_ranker
 
 CASES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def measure_case(world: CtrWorld, name: str, args: argparse.Namespace) -> list[d
     values = {"model": CASES[name], "features": {"max_history": args.max_history}}
     config = build_config(RankingConfig, values | {"batch_size": args.batch_size}, "benchmark")
     train, test = (rows_of(config.negatives, world.corpus, split, 0) for split in ("train", "test"))
-    test = Rows(*(column[: args.scored] for column in test[:4]))
+    test = some_rows(test, slice(args.scored))
     torch.manual_seed(0)
     ranker = new_ranker(config, world.corpus, None, train, seed=0)
     peer, alone = Peer(world, config), Peer(world, config)

@@ -21,11 +21,12 @@ CONFIG = ModelConfig(hidden_dims=(10, 8), fusion_heads=2, gate_dim=5, dropout=0.
 
 def some_inputs(rows: int = 5) -> Inputs:
     torch.manual_seed(0)
-    counts = (SIZES.user, SIZES.item, SIZES.cross)
-    fields = [torch.randn(rows, count, SIZES.dim) for count in counts]
-    unused = torch.zeros(rows, 0)
+    user, item, cross = (
+        torch.randn(rows, count, SIZES.dim) for count in (SIZES.user, SIZES.item, SIZES.cross)
+    )
+    dense, unused = torch.randn(rows, SIZES.dense), torch.zeros(rows, 0)
     places = lay_out(torch.zeros(rows, 0), padded=False)[1]
-    return Inputs(*fields, torch.randn(rows, SIZES.dense), unused, unused, unused, places)
+    return Inputs(user, item, cross, dense, unused, unused, unused, places)
 
 
 def side_by_side(inputs: Inputs, row: int) -> Tensor:

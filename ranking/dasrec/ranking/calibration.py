@@ -48,7 +48,8 @@ class Calibration(StageConfig):
 
     def __call__(self, logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Probabilities in (0, 1), same shape."""
-        return np.clip(expit(self.log_odds(logits)), LEAST, 1 - LEAST).astype(np.float32)
+        probability = np.clip(expit(self.log_odds(logits)), LEAST, 1 - LEAST)
+        return np.asarray(probability, np.float32)
 
 
 UNCALIBRATED = Calibration()

@@ -16,7 +16,7 @@ from dasrec.eval.ctr_metrics import auc, logloss, user_aucs
 from dasrec.ranking.config import RankingConfig
 from dasrec.ranking.ranker import Ranker
 from dasrec.ranking.row_tensors import RowTensors, to_tensors
-from dasrec.ranking.rows import Rows
+from dasrec.ranking.rows import Rows, some_rows
 
 
 def fit_ranker(
@@ -106,10 +106,9 @@ def _score_together(ranker: Ranker, rows: Rows, batch_size: int) -> npt.NDArray[
     if state.num_processes == 1:
         return ranker.score_rows(rows, batch_size)
     mine = slice(state.process_index, None, state.num_processes)
-    context = None if rows.context is None else rows.context[mine]
-    part = Rows(*(column[mine] for column in rows[:4]), context)
     logits = torch.zeros(len(rows.label))
-    logits[mine] = torch.from_numpy(ranker.score_rows(part, batch_size))
+    logits[mine] = torch.from_numpy(ranker.score_rows(some_rows(rows, mine), batch_size))
     on_device = logits.to(ranker.source.device)
     average_tensors([on_device])
-    return (on_device * state.num_processes).cpu().numpy()
+    summed: npt.NDArray[np.float32] = (on_device * state.num_processes).cpu().numpy()
+    return summed

@@ -27,7 +27,7 @@ class Places(NamedTuple):
     def sum(self, values_PX: Tensor) -> Tensor:
         """(B, X) sum over the real elements of each row."""
         if self.padded:
-            values_BTX = values_PX.unflatten(0, self.real_BT.shape)
+            values_BTX: Tensor = values_PX.unflatten(0, self.real_BT.shape)
             return (values_BTX * self.real_BT[:, :, None]).sum(1)
         summed_BX = values_PX.new_zeros(self.real_BT.shape[0], values_PX.shape[1])
         return summed_BX.index_add(0, self.row_P, values_PX)

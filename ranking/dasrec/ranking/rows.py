@@ -45,6 +45,17 @@ def impression_rows(corpus: Corpus, split: Split) -> Rows:
     )
 
 
+def some_rows(rows: Rows, chosen: slice) -> Rows:
+    """The chosen ones, with their context."""
+    return Rows(
+        rows.user_idx[chosen],
+        rows.item_idx[chosen],
+        rows.label[chosen],
+        rows.history_end[chosen],
+        None if rows.context is None else rows.context[chosen],
+    )
+
+
 def check_rows(rows: Rows, corpus: Corpus, name: str) -> None:
     """Refuse rows that do not fit the corpus.
 
