@@ -123,6 +123,35 @@ def test_samples_of_generate_are_items(end: int | None) -> None:
     assert len(found) > 10
 
 
+def test_short_sids_end_like_sentences() -> None:
+    """With the end token as `generate`'s own, its beam search ranks SIDs of any length as ours."""
+    codes = np.unique(short_codes(prefix_free=False), axis=0)
+    trie = SidTrie.from_sids(codes, SIZES, TOKENS, end_token_id=END)
+    model, (ids, mask) = make_model("llama"), make_prompts()
+    processor = SidTrieLogitsProcessor(trie, ids.shape[1], after_end=FILL)
+    k = len(codes)
+    theirs = model.generate(
+        ids,
+        attention_mask=mask,
+        num_beams=k,
+        num_return_sequences=k,
+        length_penalty=0.0,
+        max_new_tokens=3,
+        eos_token_id=END,
+        pad_token_id=FILL,
+        logits_processor=transformers.LogitsProcessorList([processor]),
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    found = constrained_beam_search(
+        model, ids, mask, trie, num_beams=k, num_items=k, normalize="full"
+    )
+    sids = spelled(codes, FILL, END)
+    new = [tuple(row) for row in theirs.sequences[:, ids.shape[1] :].tolist()]
+    assert new == [sids[item] for item in found.items.flatten().tolist()]
+    torch.testing.assert_close(found.scores.flatten(), theirs.sequences_scores, atol=1e-4, rtol=0)
+
+
 class TestSidGenerate:
     def both(self, **options: Any) -> tuple[Any, Any, SidTrie, Tensor]:
         model, (trie, _), (ids, mask) = make_model("llama"), make_trie(), make_prompts()

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from dasrec.generative.decoding.beams import check_length, check_prompts, prompt_positions
 from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
+from dasrec.generative.decoding.paths import leaf_places
 
 
 class _Leaves(NamedTuple):
@@ -96,11 +97,11 @@ def _all_leaves(trie: SidIndex) -> _Leaves:
 
 def _per_item(trie: SidIndex, score_BF: Tensor, node_F: Tensor) -> Tensor:
     """(B, I) the score of each item's leaf."""
-    leaf_P = torch.empty(trie.num_places, dtype=torch.int64, device=node_F.device)
-    for low_F, high_F in trie.place_ranges(trie.num_levels - 1, node_F):
-        for leaf, (low, high) in enumerate(zip(low_F.tolist(), high_F.tolist(), strict=True)):
-            leaf_P[low:high] = leaf
-    return score_BF[:, leaf_P[trie.place_of_item.long()]]
+    leaf_D, place_D = leaf_places(trie, node_F)
+    item_D = trie.item_of_place[place_D].long()
+    score_BI = torch.empty(len(score_BF), trie.num_items, device=score_BF.device)
+    score_BI[:, item_D] = score_BF[:, leaf_D]
+    return score_BI
 
 
 def _read_sids(

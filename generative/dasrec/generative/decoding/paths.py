@@ -1,6 +1,6 @@
-"""The nodes from the root to given items.
+"""From items to their nodes, and from leaves to their items.
 
-Shape letters: N items, L levels, U distinct parents, C their children.
+Shape letters: N items, L levels, R leaves, D places of all leaves one after another.
 """
 
 from typing import NamedTuple
@@ -36,3 +36,15 @@ def item_paths(index: SidIndex, item_N: Tensor) -> Paths:
         nodes.append(node_N)
         codes.append(children.code_C[child_N])
     return Paths(torch.stack(nodes, -1), torch.stack(codes, -1))
+
+
+def leaf_places(index: SidIndex, leaf_R: Tensor) -> tuple[Tensor, Tensor]:
+    """(D,) number of the leaf and (D,) place of every item of some leaves."""
+    rows, places = [], []
+    for low_R, high_R in index.place_ranges(index.num_levels - 1, leaf_R):
+        count_R = high_R - low_R
+        row_D = torch.repeat_interleave(count_R)
+        first_R = low_R - count_R.cumsum(0) + count_R
+        rows.append(row_D)
+        places.append(torch.arange(len(row_D), device=row_D.device) + first_R[row_D])
+    return torch.cat(rows), torch.cat(places)

@@ -22,6 +22,7 @@ from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.laps import Laps
 from dasrec.generative.decoding.noise import child_key, gumbel, gumbel_below
+from dasrec.generative.decoding.paths import leaf_places
 
 
 class Sample(NamedTuple):
@@ -169,7 +170,7 @@ def _draw_items(
 ) -> Sample:
     """The items of the leaves, as one more level, and the k + 1st as threshold."""
     batch, width = frontier.node.shape
-    row_D, place_D = _places(index, frontier.node.flatten())
+    row_D, place_D = leaf_places(index, frontier.node.flatten())
     log_prob_R, perturbed_R = draws.log_prob.flatten(), draws.perturbed.flatten()
     alive_D = (perturbed_R[row_D] > NEVER) & filter_.item_alive(place_D, row_D // width)
     row_D, place_D = row_D[alive_D], place_D[alive_D]
@@ -203,15 +204,3 @@ def _draw_items(
         scores=lists(frontier.score.flatten()[row_D], NEVER)[:, :-1],
         num_valid=count_B.clamp(max=num_items),
     )
-
-
-def _places(index: SidIndex, leaf_R: Tensor) -> tuple[Tensor, Tensor]:
-    """(D,) leaf and (D,) place of every item of some leaves."""
-    rows, places = [], []
-    for low_R, high_R in index.place_ranges(index.num_levels - 1, leaf_R):
-        count_R = high_R - low_R
-        row_D = torch.repeat_interleave(count_R)
-        first_R = low_R - count_R.cumsum(0) + count_R
-        rows.append(row_D)
-        places.append(torch.arange(len(row_D), device=row_D.device) + first_R[row_D])
-    return torch.cat(rows), torch.cat(places)
