@@ -30,10 +30,10 @@ from dasrec.ranking.tables import build_tables
 def test_bad_rows(small: Any, column: str, value: float, message: str) -> None:
     rows = impression_rows(small.corpus, "valid")
     check_rows(rows, small.corpus, "valid")
-    values = np.array(getattr(rows, column))
-    values[3] = value
+    changed: dict[str, Any] = {column: np.array(getattr(rows, column))}
+    changed[column][3] = value
     with pytest.raises(ValueError, match=message):
-        check_rows(rows._replace(**{column: values}), small.corpus, "valid")
+        check_rows(rows._replace(**changed), small.corpus, "valid")
 
 
 def test_training_refuses_bad_labels_first(
