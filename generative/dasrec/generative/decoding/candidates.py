@@ -136,7 +136,7 @@ def extend(
         step_C.masked_fill_(dead_C, NEVER)  # -inf - -inf is nan
     order_C = (frontier.rank.flatten() * (size + 1)).index_select(0, row_C)
     order_C += code_C
-    at_BN, real_BN = _columns(count_R.view(-1, width).sum(1))
+    at_BN, real_BN = _columns(count_R.view(-1, width).sum(1), len(row_C))
     return Candidates(
         score_C=frontier.score.flatten().index_select(0, row_C) + step_C,
         step_C=step_C,
@@ -164,13 +164,12 @@ def ranking_key(score: Tensor, order: Tensor) -> Tensor:
     return (ordered.long() << 32).sub_(order)
 
 
-def _columns(count_B: Tensor) -> tuple[Tensor, Tensor]:
+def _columns(count_B: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """(B, N) where each user's candidates are among all, and which of these entries are real."""
     column_N = torch.arange(int(count_B.max()), device=count_B.device)
     first_B1 = (count_B.cumsum(0) - count_B).unsqueeze(1)
     real_BN = column_N < count_B.unsqueeze(1)
-    last = int(count_B.sum()) - 1
-    return (first_B1 + column_N).clamp_(max=last), real_BN
+    return (first_B1 + column_N).clamp_(max=total - 1), real_BN
 
 
 def _log_sum_exp(value_C: Tensor, count_R: Tensor, row_C: Tensor) -> Tensor:

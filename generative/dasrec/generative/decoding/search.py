@@ -109,14 +109,15 @@ def constrained_beam_search(
     num_beams_B = per_user("num_beams", num_beams, len(input_ids))
     level_widths = beam_widths(num_items_B, num_beams_B, widths, trie.num_levels)
     filter_ = ItemFilter(trie, len(input_ids), allowed, excluded, only)
+    laps.lap("constraint")
     head = head or LevelHead(model, trie.level_token_ids)
+    laps.lap("head")
     shared = 0 if prefix is None else len(prefix)
     check_length(head, shared + input_ids.shape[1] + trie.num_levels - 1)
     num_slots = sum(int(width_B.max()) for width_B in level_widths[:-1])
     beams = start_beams(
         head, input_ids, attention_mask, mode, cache=cache, num_slots=num_slots, prefix=prefix
     )
-    laps.lap("constraint")
     frontier, pruned_B = _search(beams, head, trie, filter_, level_widths, normalize, laps)
     items, scores = expand_leaves(trie, filter_, frontier, num_items_B)
     num_valid = (items >= 0).sum(1)
@@ -169,13 +170,17 @@ def _live(
 def keep_best(
     candidates: Candidates, index: SidIndex, level: int, width_B: Tensor
 ) -> tuple[Frontier, Tensor]:
-    """Each user's best `width_B` candidates, best first, and (B,) the best score of the others."""
+    """Each user's best `width_B` candidates, best first, and (B,) the best score of the others.
+
+    `width_B` is read by the host: leave it on the CPU.
+    """
     key_C = ranking_key(candidates.score_C, candidates.order_C)
     key_BN = candidates.padded(key_C, torch.iinfo(torch.int64).min)
     most = int(width_B.max())
+    width_B1 = width_B.unsqueeze(1).to(key_BN.device)
     found = candidates.take(index, level, key_BN.topk(min(most + 1, key_BN.shape[1])).indices)
-    column_V = torch.arange(found.score.shape[1], device=width_B.device)
-    score_BV = found.score.masked_fill(column_V != width_B.unsqueeze(1), NEVER)
-    kept_BV = found.score.masked_fill(column_V >= width_B.unsqueeze(1), NEVER)
+    column_V = torch.arange(found.score.shape[1], device=key_BN.device)
+    score_BV = found.score.masked_fill(column_V != width_B1, NEVER)
+    kept_BV = found.score.masked_fill(column_V >= width_B1, NEVER)
     frontier = found._replace(score=kept_BV)
     return Frontier(*(values[:, :most] for values in frontier)), score_BV.max(1).values

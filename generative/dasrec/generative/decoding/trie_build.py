@@ -52,8 +52,7 @@ def build_tree(
         first.append(np.flatnonzero(changed))
         tok.append(_compact(code_I[first[-1]]))
     child_start = [
-        np.append(np.searchsorted(below, above), len(below))
-        for above, below in pairwise(first)
+        np.append(np.searchsorted(below, above), len(below)) for above, below in pairwise(first)
     ]
     if not has_end:
         _check_prefix_free(tok, child_start, first, level_sizes, order)
@@ -98,9 +97,9 @@ def _order(codes_IL: Ints, sizes: Sequence[int], by_popularity: Ints | None) -> 
 
 
 def _check_prefix_free(
-    tok: list[Ints],
-    child_start: list[Ints],
-    first: list[Ints],
+    tok: Sequence[Ints],
+    child_start: Sequence[Ints],
+    first: Sequence[Ints],
     sizes: Sequence[int],
     order: Ints,
 ) -> None:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def per_user(name: str, number: int | Sequence[int] | Tensor, batch_size: int) -> Tensor:
-    """(B,) int64 of one number for all users, or of one for each.
+    """(B,) int64 on the CPU, of one number for all users, or of one for each.
 
     Raises:
         ValueError: Not one per user, or one below 1.
     """
-    number_B = torch.as_tensor(number, dtype=torch.int64)
+    number_B = torch.as_tensor(number, dtype=torch.int64, device="cpu")
     if number_B.ndim == 0:
         number_B = number_B.expand(batch_size)
     if tuple(number_B.shape) != (batch_size,):
