@@ -2,9 +2,10 @@
 
     python -m benchmarks.ranking
 
-Same rows, fields, widths, layers, batch and Adam on both sides; the library pads histories to the
-longest allowed, we compute the real ones only. `peer` is the library as it comes (its loader and
-its trainer's step), `peer_model` its model alone on batches that were made beforehand.
+Same rows, fields, widths, layers, batch and Adam on both sides. The library pads histories to the
+longest allowed, we compute the real ones only; it normalises batches in its MLPs, we do not. `peer`
+is the library as it comes (its loader and its trainer's step), `peer_model` its model alone on
+batches that were made beforehand.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from dasrec.ranking.train import new_ranker
 
 CASES: dict[str, dict[str, Any]] = {
     "din": {"backbone": "din"},
-    "dcnv2": {"backbone": "dcnv2", "history": "mean"},
+    "dcnv2": {"backbone": "dcnv2", "history": "mean", "cross_rank": None},
 }
 
 
@@ -69,6 +70,9 @@ def measure_case(world: CtrWorld, name: str, args: argparse.Namespace) -> list[d
     for loop in steps.values():
         next(loop)
     trained = in_turns({name: _some(loop, args.steps) for name, loop in steps.items()}, args.runs)
+    for loop in (steps["ours"], steps["peer_model"]):
+        for _ in range(args.learned - args.runs * args.steps):
+            next(loop)
     loader, ready = peer.loader(test, shuffle=False), peer.ready(test)
     scored = in_turns(
         {
@@ -80,7 +84,7 @@ def measure_case(world: CtrWorld, name: str, args: argparse.Namespace) -> list[d
     )
     aucs = {
         "ours": auc(test.label, ranker.score_rows(test)),
-        "peer": auc(test.label, np.array(peer.predict(loader))),
+        "peer": auc(test.label, np.array(alone.predict(loader))),
     }
     case = {
         "model": name,
@@ -119,6 +123,7 @@ def _history_lengths(world: CtrWorld, rows: Rows) -> Any:
 
 
 def _row(case: dict[str, Any], rates: dict[str, float], aucs: dict[str, float]) -> dict[str, Any]:
+    rounded = {name: round(value, 4) for name, value in aucs.items()}
     return {
         "case": case,
         "ours": _rate(rates["ours"]),
@@ -127,7 +132,7 @@ def _row(case: dict[str, Any], rates: dict[str, float], aucs: dict[str, float]) 
         "ratio": round(rates["ours"] / rates["peer"], 2),
         "ratio_model": round(rates["ours"] / rates["peer_model"], 2),
         "same_result": abs(aucs["ours"] - aucs["peer"]) < 0.02,
-        "compared": f"AUC of the test rows after equally many steps: {aucs}",
+        "compared": f"AUC of the test rows after equally many steps: {rounded}",
     }  # fmt: skip
 
 
@@ -145,6 +150,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="in each run of training")
+    parser.add_argument("--learned", type=int, default=400, help="steps before AUCs are compared")
     parser.add_argument("--scored", type=int, default=40_000, help="rows in each run of scoring")
     parser.add_argument("--users", type=int, default=27_285)
     parser.add_argument("--items", type=int, default=7_583)

@@ -27,8 +27,8 @@ class ModelConfig(StageConfig):
     cross_layers: int = Field(default=2, ge=0)
     """dcnv2: layers of the cross network."""
 
-    cross_rank: int | None = Field(default=None, ge=1)
-    """dcnv2: rank of its matrices; none given = full. With many fields full matrices are most of
+    cross_rank: int | None = Field(default=64, ge=1)
+    """dcnv2: rank of its matrices; null = full. With many fields full matrices are most of
     the model's time; the paper finds a quarter of the width enough."""
 
     hidden_dims: tuple[int, ...] = Field(default=(128, 64), min_length=1)
@@ -40,7 +40,7 @@ class ModelConfig(StageConfig):
     fusion_heads: int = Field(default=8, ge=1)
     """finalmlp: heads of the bilinear fusion; must divide the last of `hidden_dims`."""
 
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     """Dropout after every hidden layer of the MLP."""
 
     @model_validator(mode="after")
