@@ -55,8 +55,8 @@ class Impressions(NamedTuple):
 
     def take(self, rows: npt.NDArray[np.bool_] | Int64s) -> "Impressions":
         """Some rows of every column."""
-        arrays = (getattr(self, name)[rows] for name in _IMPRESSION_ARRAYS)
-        return Impressions(*arrays, context=take_rows(self.context, rows))
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in _IMPRESSION_ARRAYS}
+        return Impressions(**arrays, context=take_rows(self.context, rows))
 
 
 _IMPRESSION_ARRAYS = tuple(name for name in Impressions._fields if name != "context")
@@ -180,10 +180,10 @@ def load_corpus(path: str | Path) -> Corpus:
 
     impressions = None
     if (path / "impressions.user_idx.npy").exists():
-        arrays = (column(f"impressions.{name}") for name in _IMPRESSION_ARRAYS)
+        arrays = {name: column(f"impressions.{name}") for name in _IMPRESSION_ARRAYS}
         context = path / "impressions.context.parquet"
         impressions = Impressions(
-            *arrays, context=pl.read_parquet(context) if context.exists() else pl.DataFrame()
+            **arrays, context=pl.read_parquet(context) if context.exists() else pl.DataFrame()
         )
     return Corpus(
         path=path,

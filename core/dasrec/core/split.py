@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
 from dasrec.core.config import StageConfig
-from dasrec.core.corpus import SPLITS
+from dasrec.core.corpus import SPLITS, Split
 
 Ints = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
@@ -45,7 +45,7 @@ class SplitConfig(StageConfig):
     test_from: Cut | None = None
     """global_time: first moment of test."""
 
-    names: dict[str, Literal["train", "valid", "test"]] = Field(default_factory=dict)
+    names: dict[str, Split] = Field(default_factory=dict)
     """column: what the log calls train, valid and test, where it has other names for them."""
 
     cold_items: float | None = Field(default=None, gt=0, lt=1)
@@ -55,7 +55,8 @@ class SplitConfig(StageConfig):
     @property
     def parts(self) -> dict[str, int]:
         """Number of each value of a split column."""
-        return {name: SPLITS[part] for name, part in self.names.items()} or dict(SPLITS)
+        names: dict[str, Split] = self.names or {part: part for part in SPLITS}
+        return {name: SPLITS[part] for name, part in names.items()}
 
     @model_validator(mode="after")
     def _check(self) -> "SplitConfig":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ def read_log(
     table: TableConfig,
     data_dir: Path,
     positive_label: float | None,
-    parts: Mapping[str, int] = SPLITS,
+    parts: Mapping[Any, int] = SPLITS,
 ) -> pl.DataFrame:
     """Read and check the log.
 
