@@ -149,8 +149,8 @@ def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         compare_with("letter", runs, ["ndcg@10"])
     with pytest.raises(ValueError, match="holds no query of valid"):
         compare_with("das", runs, ["ndcg@10"], split="valid")
-    with pytest.raises(ValueError, match="unknown metric 'map@10'"):
-        compare_with("das", runs, ["map@10"])
+    with pytest.raises(ValueError, match="unknown metric 'auc@10'"):
+        compare_with("das", runs, ["auc@10"])
     (tmp_path / "e").mkdir()
     write_corpus(tmp_path / "e" / "corpus", 5)
     with pytest.raises(ValueError, match="holds no reports"):

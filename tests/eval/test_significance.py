@@ -111,8 +111,8 @@ def test_reports_are_compared_query_by_query(
     assert got.num_users == len(values[0])
     with pytest.raises(ValueError, match="no slice 'warm'; known: tie_free"):
         compare_reports(tmp_path / "a", tmp_path / "b", slice_name="warm")
-    with pytest.raises(ValueError, match="unknown metric 'map@10'"):
-        compare_reports(tmp_path / "a", tmp_path / "b", "map@10")
+    with pytest.raises(ValueError, match="unknown metric 'auc@10'"):
+        compare_reports(tmp_path / "a", tmp_path / "b", "auc@10")
 
 
 def test_reports_of_different_queries_are_refused(
