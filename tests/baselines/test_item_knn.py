@@ -4,7 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dasrec.baselines import ItemKnnConfig, recommend_item_knn
+from dasrec.baselines import (
+    CooccurrenceConfig,
+    ItemKnnConfig,
+    recommend_cooccurrence,
+    recommend_item_knn,
+)
 from dasrec.baselines.item_knn import count_neighbours
 from dasrec.core import Corpus, load_recommendations
 
@@ -95,3 +100,24 @@ def test_same_inputs_same_fingerprint(checkerboard: Corpus, tmp_path: Path) -> N
     assert one.fingerprint == two.fingerprint
     with pytest.raises(FileExistsError):
         recommend_item_knn(ItemKnnConfig(), checkerboard, tmp_path / "one")
+
+
+def test_cooccurrence_counts_pairs_within_the_window(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    sequences = [rng.integers(0, 10, rng.integers(3, 12)).tolist() for _ in range(20)]
+    corpus = make_corpus(sequences, 10)
+    recommend_cooccurrence(CooccurrenceConfig(width=10, window=2), corpus, tmp_path / "out")
+    lists = load_recommendations(tmp_path / "out", corpus)
+    for query, items, scores in zip(lists.queries, lists.item_idx, lists.score, strict=True):
+        user = int(corpus.user_idx[query])
+        votes = dict.fromkeys(range(10), 0)
+        for voter in sequences[user][: query - int(corpus.user_start[user])]:
+            for train in (sequence[:-2] for sequence in sequences):
+                for i, a in enumerate(train):
+                    for b in train[i + 1 : i + 3]:
+                        if a != b and voter in (a, b):
+                            votes[b if voter == a else a] += 1
+        for item, score in zip(items.tolist(), scores.tolist(), strict=True):
+            assert (score if score > 0 else 0) == votes[item]

@@ -20,18 +20,19 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from dasrec.baselines.lists import Floats, recommend_blocks
-from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
-from dasrec.core.corpus import ExcludeSeen, Int64s
+from dasrec.baselines.lists import Floats, ListsConfig, recommend_blocks
+from dasrec.core import Corpus, Manifest, write_recommendations
+from dasrec.core.corpus import Int64s
 
 log = logging.getLogger(__name__)
 
 
-class ItemKnnConfig(StageConfig):
-    """Weights of the neighbour rule; the defaults were chosen on validation."""
+ALL_EVENTS = 1 << 30
+"""A history length that no user has."""
 
-    width: int = Field(50, ge=1)
-    """Items per list."""
+
+class ItemKnnConfig(ListsConfig):
+    """Weights of the neighbour rule; the defaults were chosen on validation."""
 
     window: int = Field(8, ge=1)
     """Two events of a user are neighbours up to this many places apart."""
@@ -51,9 +52,26 @@ class ItemKnnConfig(StageConfig):
     popularity_power: float = Field(0.1, ge=0)
     """pi: scores are divided by (n_i n_j)^pi; 0.5 = cosine, 0 = raw counts."""
 
-    exclude_seen: ExcludeSeen = "never"
-    """Leave out what the user had before the query. `as_in_training` does so if no user has the
-    same item twice in the training interactions."""
+
+class CooccurrenceConfig(ListsConfig):
+    """The plain rule: how often items stood near those of the history, nothing weighted."""
+
+    window: int = Field(5, ge=1)
+    """Two events of a user are neighbours up to this many places apart."""
+
+    @property
+    def rule(self) -> ItemKnnConfig:
+        """The same as weights of item-kNN."""
+        return ItemKnnConfig(
+            width=self.width,
+            exclude_seen=self.exclude_seen,
+            window=self.window,
+            distance_power=0.0,
+            backward_weight=1.0,
+            max_history=ALL_EVENTS,
+            recency_power=0.0,
+            popularity_power=0.0,
+        )
 
 
 def recommend_item_knn(
@@ -71,16 +89,33 @@ def recommend_item_knn(
         seed: kept in the manifest; nothing here is random.
         replace: swap an artifact that is already at `out`.
     """
+    return _recommend(config, config, corpus, out, seed, replace)
+
+
+def recommend_cooccurrence(
+    config: CooccurrenceConfig, corpus: Corpus, out: Path, *, seed: int = 0, replace: bool = False
+) -> Manifest:
+    """Rank items by how often they stood within the window of an item of the history.
+
+    A repeated item of the history votes each time. Arguments as `recommend_item_knn`.
+    """
+    return _recommend(config.rule, config, corpus, out, seed, replace)
+
+
+def _recommend(
+    rule: ItemKnnConfig, config: ListsConfig, corpus: Corpus, out: Path, seed: int, replace: bool
+) -> Manifest:
+    """Lists of `rule`; the manifest keeps `config`."""
     began = time.perf_counter()
-    neighbours_II = count_neighbours(config, corpus)
-    log.info("item_knn: %d neighbour pairs", neighbours_II.nnz)
+    neighbours_II = count_neighbours(rule, corpus)
+    log.info("neighbours: %d pairs", neighbours_II.nnz)
     filler_I = (-1 / (1 + corpus.train_item_count)).astype(np.float32)
 
     def score(queries: Int64s) -> Floats:
-        votes_BI = (_history_weights(config, corpus, queries) @ neighbours_II).toarray()
+        votes_BI = (_history_weights(rule, corpus, queries) @ neighbours_II).toarray()
         return np.where(votes_BI > 0, votes_BI.astype(np.float32), filler_I)
 
-    recommendations = recommend_blocks(corpus, config.width, config.exclude_seen, score)
+    recommendations = recommend_blocks(corpus, rule.width, rule.exclude_seen, score)
     return write_recommendations(
         out,
         config.as_json(),

@@ -1,4 +1,7 @@
-"""Popularity: everyone gets the items with the most training interactions."""
+"""Popularity: everyone gets the items with the most training interactions, of all or late ones.
+
+Shape letters: I items.
+"""
 
 import time
 from pathlib import Path
@@ -6,20 +9,22 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from dasrec.baselines.lists import Floats, recommend_blocks
-from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
-from dasrec.core.corpus import ExcludeSeen, Int64s
+from dasrec.baselines.lists import Floats, ListsConfig, write_lists
+from dasrec.core import Corpus, Manifest
+from dasrec.core.corpus import Int64s
+
+SECONDS_PER_DAY = 86_400
 
 
-class PopularityConfig(StageConfig):
+class PopularityConfig(ListsConfig):
     """The list of the most popular items."""
 
-    width: int = Field(50, ge=1)
-    """Items per list."""
 
-    exclude_seen: ExcludeSeen = "never"
-    """Leave out what the user had before the query. `as_in_training` does so if no user has the
-    same item twice in the training interactions."""
+class RecentPopularityConfig(ListsConfig):
+    """The list of the items that were popular last."""
+
+    half_life_days: float = Field(30.0, gt=0)
+    """An interaction so long before the last one of the training log counts half."""
 
 
 def recommend_popularity(
@@ -28,25 +33,48 @@ def recommend_popularity(
     """Rank items by their number of training interactions, for validation and test queries.
 
     Args:
-        config: width of the lists.
+        config: the lists.
         corpus: its training interactions are counted.
         out: directory of the Recommendations artifact.
         seed: kept in the manifest; nothing here is random.
         replace: swap an artifact that is already at `out`.
     """
-    began = time.perf_counter()
-    count_I = corpus.train_item_count.astype(np.float32)
+    return _recommend(
+        config, corpus, corpus.train_item_count.astype(np.float32), out, seed, replace
+    )
+
+
+def recommend_recent_popularity(
+    config: RecentPopularityConfig,
+    corpus: Corpus,
+    out: Path,
+    *,
+    seed: int = 0,
+    replace: bool = False,
+) -> Manifest:
+    """Rank items by sum over training interactions of 2^(-age / half life).
+
+    The age counts back from the last training interaction: the cut of a global split, and about
+    the end of the log where one event of every user is left out.
+
+    Arguments as `recommend_popularity`.
+    """
+    rows = corpus.train_rows
+    time_N = corpus.timestamp[rows]
+    age_N = (time_N.max(initial=0) - time_N) / SECONDS_PER_DAY
+    weight_I = np.bincount(
+        corpus.item_idx[rows], np.exp2(-age_N / config.half_life_days), corpus.num_items
+    )
+    return _recommend(config, corpus, weight_I.astype(np.float32), out, seed, replace)
+
+
+def _recommend(
+    config: ListsConfig, corpus: Corpus, weight_I: Floats, out: Path, seed: int, replace: bool
+) -> Manifest:
+    """The same scores for every query."""
 
     def score(queries: Int64s) -> Floats:
-        return np.tile(count_I, (len(queries), 1))
+        return np.tile(weight_I, (len(queries), 1))
 
-    recommendations = recommend_blocks(corpus, config.width, config.exclude_seen, score)
-    return write_recommendations(
-        out,
-        config.as_json(),
-        {"corpus": corpus.manifest},
-        recommendations,
-        seed=seed,
-        metrics={"seconds": round(time.perf_counter() - began, 2)},
-        replace=replace,
-    )
+    began = time.perf_counter()
+    return write_lists(out, config, corpus, score, began=began, seed=seed, replace=replace)

@@ -4,23 +4,15 @@ import time
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
-from dasrec.baselines.lists import Floats, recommend_blocks
+from dasrec.baselines.lists import Floats, ListsConfig, write_lists
 from dasrec.baselines.sasrec_artifact import load_sasrec, score_queries
-from dasrec.core import Corpus, Manifest, StageConfig, write_recommendations
-from dasrec.core.corpus import ExcludeSeen, Int64s
+from dasrec.core import Corpus, Manifest
+from dasrec.core.corpus import Int64s
 
 
-class SasrecRecommendConfig(StageConfig):
+class SasrecRecommendConfig(ListsConfig):
     """Lists of a trained SASRec."""
-
-    width: int = Field(50, ge=1)
-    """Items per list."""
-
-    exclude_seen: ExcludeSeen = "never"
-    """Leave out what the user had before the query. `as_in_training` does so if no user has the
-    same item twice in the training interactions."""
 
 
 def recommend_sasrec(
@@ -50,13 +42,7 @@ def recommend_sasrec(
             scores: Floats = score_queries(model, corpus, queries).cpu().numpy()
         return scores
 
-    recommendations = recommend_blocks(corpus, config.width, config.exclude_seen, score)
-    return write_recommendations(
-        out,
-        config.as_json(),
-        {"corpus": corpus.manifest, "model": manifest},
-        recommendations,
-        seed=seed,
-        metrics={"seconds": round(time.perf_counter() - began, 2)},
-        replace=replace,
+    inputs = {"model": manifest}
+    return write_lists(
+        out, config, corpus, score, began=began, inputs=inputs, seed=seed, replace=replace
     )
