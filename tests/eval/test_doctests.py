@@ -5,6 +5,7 @@ import pytest
 
 from dasrec.eval import (
     list_metrics,
+    list_values,
     ranking_metrics,
     report,
     sid_level,
@@ -15,7 +16,8 @@ from dasrec.eval import (
 
 
 @pytest.mark.parametrize(
-    "module", [list_metrics, ranking_metrics, report, sid_level, significance, slices, tables]
+    "module",
+    [list_metrics, list_values, ranking_metrics, report, sid_level, significance, slices, tables],
 )
 def test_the_numbers_in_the_docstrings_are_right(module: ModuleType) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)

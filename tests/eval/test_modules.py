@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dasrec.core import Ragged
 from dasrec.eval.ctr_metrics import ctr_report
 from dasrec.eval.modules import METRICS, load_metric, metric_path
-from dasrec.eval.ranking_metrics import ranking_metrics
+from dasrec.eval.ranking_metrics import rank_of_target, ranking_metrics
+from dasrec.eval.scorecard import Backdrop, score_lists
 
 LISTS = [[4, 7, 2], [7], [], [1, 2]]
 
@@ -61,6 +63,25 @@ def test_ranking_module_adds_slices_and_list_metrics() -> None:
     assert got["recall@3[odd]"] == pytest.approx(1 / 2)
     assert got["coverage@3"] == pytest.approx(4 / 8)
     assert not [key for key in got if "none" in key]
+
+
+def test_ranking_module_is_the_scorecard_with_all_it_can_be_held_against() -> None:
+    count, vectors = np.arange(10), np.random.default_rng(0).normal(size=(10, 4))
+    got = load_metric("ranking_at_k").compute(
+        predictions=LISTS,
+        references=[2, 7, 1, 9],
+        ks=(2, 3),
+        train_item_count=count,
+        profiles=[[1, 2], [3], [4, 4], [5]],
+        item_vectors=vectors,
+        expected=[[7, 2], [7], [1], []],
+    )
+    padded = np.array([[4, 7, 2], [7, -1, -1], [-1, -1, -1], [1, 2, -1]])
+    profiles = Ragged(np.array([1, 2, 3, 4, 4, 5], np.int32), np.array([0, 2, 3, 5, 6]))
+    backdrop = Backdrop(count, profiles, vectors, np.array([2, 1, 1, 0]))
+    ranks = rank_of_target(padded, np.array([2, 7, 1, 9]))
+    assert got == score_lists(padded, ranks, (2, 3), backdrop).overall
+    assert {"popularity_gap@3", "diversity@2", "serendipity@3", "duplicate_rate@2"} <= set(got)
 
 
 def test_batches_give_what_one_call_gives() -> None:

@@ -2,7 +2,22 @@ import numpy as np
 import pytest
 
 from dasrec.core import Corpus
-from dasrec.eval.slices import HEAD_SHARE, head_threshold, slice_masks
+from dasrec.eval.slices import HEAD_SHARE, SLICE_GROUPS, head_threshold, slice_masks
+
+
+def third(corpus: Corpus, user: int) -> int:
+    """Which third of the users, by training events, a user is in: counted one by one."""
+    train = corpus.user_idx[corpus.split == 0].tolist()
+    counts = [train.count(u) for u in range(corpus.num_users)]
+    fewer = sum(c < counts[user] for c in counts)  # a group of ties starts where they end
+    return next(part for part in (2, 1, 0) if part == 0 or fewer >= part * len(counts) / 3)
+
+
+def quarter(corpus: Corpus, query: int) -> int:
+    split = corpus.split[query]
+    times = [corpus.timestamp[q] for q in corpus.queries("valid" if split == 1 else "test")]
+    earlier = sum(t < corpus.timestamp[query] for t in times)
+    return next(part for part in (3, 2, 1, 0) if part == 0 or earlier >= part * len(times) / 4)
 
 
 def in_slice(corpus: Corpus, query: int, name: str) -> bool:
@@ -17,6 +32,7 @@ def in_slice(corpus: Corpus, query: int, name: str) -> bool:
         if sum(n for n in count.values() if n >= c) >= HEAD_SHARE * len(train)
     )
     same_day = corpus.timestamp[query] // 86_400 == corpus.timestamp[query - 1] // 86_400
+    before = corpus.item_idx[query - history : query].tolist()
     head = count[item] >= border
     cold, few = count[item] == 0, 1 <= count[item] <= 5 and not head
     member = {
@@ -30,6 +46,10 @@ def in_slice(corpus: Corpus, query: int, name: str) -> bool:
         "history_5_9": 5 <= history <= 9,
         "history_10_19": 10 <= history <= 19,
         "history_20_up": history >= 20,
+        "first_time": item not in before,
+        "repeated": item in before,
+        **{f"activity_{n}": third(corpus, user) == i for i, n in enumerate(("low", "mid", "high"))},
+        **{f"time_{i + 1}": quarter(corpus, query) == i for i in range(4)},
     }
     return bool(member[name])
 
@@ -44,7 +64,7 @@ def test_slices_are_what_a_loop_says(corpus: Corpus) -> None:
 
 def test_every_query_is_in_one_slice_of_each_group(corpus: Corpus) -> None:
     queries = corpus.queries("test")
-    for group in ("ties", "popularity", "history_length"):
+    for group in SLICE_GROUPS:
         masks = slice_masks(corpus, queries, (group,))
         assert (np.sum(list(masks.values()), axis=0) == 1).all()
 
@@ -61,6 +81,13 @@ def test_popularity_is_of_training_interactions_only(corpus: Corpus) -> None:
     )  # fmt: skip
     after = slice_masks(other, queries, ("popularity",))
     assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_quarters_do_not_depend_on_which_queries_have_a_list(corpus: Corpus) -> None:
+    queries = corpus.queries("test")
+    whole, half = (slice_masks(corpus, q, ("time",)) for q in (queries, queries[::2]))
+    assert all((whole[name][::2] == half[name]).all() for name in whole)
+    assert all(0.15 < mask.mean() < 0.35 for mask in whole.values())
 
 
 @pytest.mark.parametrize("counts", [[], [0, 0]])

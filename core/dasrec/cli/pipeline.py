@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dasrec.cli.config import BASELINES, RunConfig
+from dasrec.cli.baseline_steps import run_baselines, run_fusions, run_two_tower
+from dasrec.cli.baselines_config import BASELINES
+from dasrec.cli.config import RunConfig
 from dasrec.cli.generator_config import MAIN
 from dasrec.cli.generator_steps import GeneratorSteps, full_name, split_name
 from dasrec.core.artifacts import Manifest, load_manifest
@@ -40,6 +41,7 @@ STAGES = (
     "align",
     "retrieve",
     "rank",
+    "fuse",
     "evaluate",
 )
 """Stages in the order they run."""
@@ -124,8 +126,10 @@ class Run:
                 self._rankers(corpus)
             if sids is not None:
                 self.generators(name).run(corpus, sids, self.variants)
+        self._two_tower(corpus)
         self._rankers(corpus)
         self._rerank(corpus)
+        self._fuse(corpus)
         self._evaluate(corpus)
         self.seconds = self._read_seconds()  # with those of calls side by side
 
@@ -309,38 +313,20 @@ class Run:
         return load_embeddings(out, corpus) if needed else None
 
     def _baselines(self, corpus: Corpus) -> None:
-        from dasrec.baselines import recommend_item_knn, recommend_popularity
+        if self._wanted("baselines"):
+            run_baselines(self.config.baselines, corpus, self.out, self._step, self.config.seed)
 
-        if not self._wanted("baselines"):
-            return
-        section, seed = self.config.baselines, self.config.seed
-        inputs = {"corpus": corpus.manifest}
-        simple: dict[str, tuple[Any, Callable[..., object]]] = {
-            "popularity": (section.popularity, recommend_popularity),
-            "item_knn": (section.item_knn, recommend_item_knn),
-        }
-        for name, (config, recommend) in simple.items():
-            if config is None:
-                continue
-            out = self.path("recommendations", name)
-            run = _bind(recommend, config, corpus, out, seed=seed, replace=True)
-            self._step("baselines", "recommendations", out, config.as_json(), inputs, run)
-        if section.sasrec is not None:
-            self._sasrec(corpus)
+    def _two_tower(self, corpus: Corpus) -> None:
+        section = self.config.baselines
+        asked = section.two_tower is not None and section.two_tower.tokenizer in self.tokenizers
+        if asked and self._wanted("retrieve"):
+            assert section.two_tower is not None
+            tokenizer = self._models("tokenizers", section.two_tower.tokenizer)
+            run_two_tower(section, corpus, tokenizer, self.out, self._step, self.config.seed)
 
-    def _sasrec(self, corpus: Corpus) -> None:
-        from dasrec.baselines import recommend_sasrec, train_sasrec
-
-        config, seed = self.config.baselines.sasrec, self.config.seed
-        assert config is not None
-        model, out = self.path("models", "sasrec"), self.path("recommendations", "sasrec")
-        inputs = {"corpus": corpus.manifest}
-        train = _bind(train_sasrec, config, corpus, model, seed=seed, replace=True)
-        self._step("baselines", "sasrec_model", model, config.as_json(), inputs, train)
-        inputs["model"] = load_manifest(model, "sasrec_model")
-        lists = self.config.baselines.sasrec_lists
-        recommend = _bind(recommend_sasrec, lists, corpus, model, out, seed=seed, replace=True)
-        self._step("baselines", "recommendations", out, lists.as_json(), inputs, recommend)
+    def _fuse(self, corpus: Corpus) -> None:
+        if self._wanted("fuse") and not self.restricted:
+            run_fusions(self.config.fusions, corpus, self.out, self._step, self.config.seed)
 
     def _semantic_ids(
         self, name: str, corpus: Corpus, embeddings: Embeddings | None
@@ -445,6 +431,8 @@ class Run:
         names += [full_name(name, variant) for name in self.tokenizers for variant in self.variants]
         if ranking is not None and ranking.tokenizer in self.tokenizers:
             names.append(f"{ranking.tokenizer}_ranked")
+        if not self.restricted:
+            names += self.config.fusions
         return [name for name in names if self.path("recommendations", name).exists()]
 
     def _evaluate(self, corpus: Corpus) -> None:
@@ -453,6 +441,8 @@ class Run:
         if not self._wanted("evaluate"):
             return
         config, seed = self.config.eval, self.config.seed
+        vectors = self.path("embeddings")
+        embeddings = load_embeddings(vectors, corpus) if vectors.exists() else None
         for name in self.methods:
             lists, out = self.path("recommendations", name), self.path("reports", name)
             sids_path = self.path("sids", split_name(name.removesuffix("_ranked"))[0])
@@ -463,6 +453,8 @@ class Run:
             }
             if sids is not None:
                 inputs["semantic_ids"] = sids.manifest
+            if embeddings is not None:
+                inputs["embeddings"] = embeddings.manifest
             run = _bind(
                 evaluate_recommendations,
                 config,
@@ -471,6 +463,7 @@ class Run:
                 corpus,
                 out,
                 sids=sids,
+                embeddings=embeddings,
                 seed=seed,
                 replace=True,
             )

@@ -9,9 +9,8 @@ Shape letters: Q queries, W list width, I items, K cut-off.
 import numpy as np
 import numpy.typing as npt
 
-from dasrec.eval.ranking_metrics import Floats, Ints
-
-Bools = npt.NDArray[np.bool_]
+from dasrec.eval.list_values import first_k, list_novelty, list_popularity, mean_known
+from dasrec.eval.ranking_metrics import Ints
 
 
 def invalid_rate(item_idx: Ints, k: int, num_items: int) -> float:
@@ -22,7 +21,7 @@ def invalid_rate(item_idx: Ints, k: int, num_items: int) -> float:
     >>> invalid_rate(np.array([[0, 1, 9], [2, -1, -1]]), k=4, num_items=3)  # 9 is no item
     0.625
     """
-    _, real = _top(item_idx, k, num_items)
+    _, real = first_k(item_idx, k, num_items)
     return 1.0 - float(real.sum()) / (len(item_idx) * k)
 
 
@@ -32,7 +31,7 @@ def duplicate_rate(item_idx: Ints, k: int, num_items: int) -> float:
     >>> duplicate_rate(np.array([[0, 1, 0], [2, -1, -1]]), k=3, num_items=3)
     0.25
     """
-    top, real = _top(item_idx, k, num_items)
+    top, real = first_k(item_idx, k, num_items)
     ordered = np.sort(np.where(real, top, -1), axis=1)
     repeats = (np.diff(ordered, axis=1) == 0) & (ordered[:, 1:] >= 0)
     return float(repeats.sum()) / max(1, int(real.sum()))
@@ -65,27 +64,21 @@ def gini_at_k(item_idx: Ints, k: int, num_items: int) -> float:
 
 
 def popularity_at_k(item_idx: Ints, k: int, train_item_count: Ints) -> float:
-    """Mean training interactions of the items in the first K, per list, then over lists.
-
-    Lists without any item have no popularity and are left out (`invalid_rate` counts them).
+    """Average recommendation popularity (ARP): mean of `list_popularity`, 0 without any item.
 
     >>> popularity_at_k(np.array([[0, 1], [1, -1]]), k=2, train_item_count=np.array([4, 2]))
     2.5
     """
-    return _mean_over_lists(item_idx, k, np.asarray(train_item_count, np.float64))
+    return _or_zero(mean_known(list_popularity(item_idx, k, train_item_count)))
 
 
 def novelty_at_k(item_idx: Ints, k: int, train_item_count: Ints) -> float:
-    """Mean self-information -log2 p(i) of the items in the first K, in bits (Zhou et al., 2010).
-
-    p(i) = (train count of i + 1) / (all train counts + I): the added one keeps items without a
-    training interaction finite. Lists without any item are left out.
+    """Mean of `list_novelty`, in bits; 0 without any item.
 
     >>> novelty_at_k(np.array([[0, 1]]), k=2, train_item_count=np.array([5, 1]))  # 6/8 and 2/8
     1.207...
     """
-    count = np.asarray(train_item_count, np.float64)
-    return _mean_over_lists(item_idx, k, -np.log2((count + 1) / (count.sum() + len(count))))
+    return _or_zero(mean_known(list_novelty(item_idx, k, train_item_count)))
 
 
 def describe_lists(item_idx: Ints, k: int, train_item_count: Ints) -> dict[str, float]:
@@ -103,22 +96,9 @@ def describe_lists(item_idx: Ints, k: int, train_item_count: Ints) -> dict[str, 
 
 def exposure(item_idx: Ints, k: int, num_items: int) -> npt.NDArray[np.int64]:
     """(I,) how many lists hold each item in their first K; a repeat in one list counts again."""
-    top, real = _top(item_idx, k, num_items)
+    top, real = first_k(item_idx, k, num_items)
     return np.bincount(top[real], minlength=num_items)
 
 
-def _top(item_idx: Ints, k: int, num_items: int) -> tuple[Ints, Bools]:
-    if k < 1:
-        raise ValueError(f"list metrics: k must be at least 1, got {k}")
-    if item_idx.ndim != 2 or len(item_idx) == 0:
-        raise ValueError(f"list metrics: expected lists (Q, W), Q > 0, got {item_idx.shape}")
-    top = item_idx[:, :k]
-    return top, (top >= 0) & (top < num_items)
-
-
-def _mean_over_lists(item_idx: Ints, k: int, value: Floats) -> float:
-    top, real = _top(item_idx, k, len(value))
-    held = real.sum(1)
-    sums = np.where(real, value[np.where(real, top, 0)], 0.0).sum(1)
-    some = held > 0
-    return float((sums[some] / held[some]).mean()) if some.any() else 0.0
+def _or_zero(value: float) -> float:
+    return 0.0 if np.isnan(value) else value

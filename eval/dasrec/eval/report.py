@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,12 +16,14 @@ from pydantic import field_validator
 from dasrec.core.artifacts import Manifest, load_manifest, write_artifact
 from dasrec.core.config import StageConfig
 from dasrec.core.corpus import SPLITS, Corpus, Int64s, Split
+from dasrec.core.embeddings import Embeddings
 from dasrec.core.recommendations import Recommendations, load_recommendations
 from dasrec.core.semantic_ids import SemanticIds
-from dasrec.eval.modules import load_metric
+from dasrec.eval.primitive import expected_ranks
 from dasrec.eval.ranking_metrics import Ints, metrics_of_ranks, rank_of_target
+from dasrec.eval.scorecard import Backdrop, Scorecard, score_lists
 from dasrec.eval.sid_level import sid_index, sid_rank_of_target, target_collision_rate
-from dasrec.eval.slices import Bools, SliceGroup, slice_masks
+from dasrec.eval.slices import SLICE_GROUPS, Bools, SliceGroup, slice_masks
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class EvalConfig(StageConfig):
     ks: tuple[int, ...] = (5, 10, 20)
     """Cut-offs of the ranking metrics, ascending."""
 
-    slices: tuple[SliceGroup, ...] = ("ties", "popularity", "history_length")
+    slices: tuple[SliceGroup, ...] = tuple(SLICE_GROUPS)
     """Groups of query slices to report beside all queries, see `dasrec.eval.slices`."""
 
     @field_validator("ks")
@@ -55,8 +57,10 @@ class EvalReport:
     splits: dict[str, dict[str, Metrics]]
     """{split: {slice: {metric: value}}}; every slice has "queries" and "users" (how many)."""
     per_query: pl.DataFrame
-    """One row a query: query, user_idx, split, rank (null = not in the list) and one boolean
-    column `slice.<name>` for every slice."""
+    """One row a query: query, user_idx, split, rank (null = not in the list), expected_rank (in a
+    primitive's list, see `dasrec.eval.primitive`), popularity@K, novelty@K and, with embeddings,
+    diversity@K (float32, null where the list has none), and one boolean column `slice.<name>` for
+    every slice."""
 
 
 def evaluate_recommendations(
@@ -67,6 +71,7 @@ def evaluate_recommendations(
     out: str | Path,
     *,
     sids: SemanticIds | None = None,
+    embeddings: Embeddings | None = None,
     seed: int = 0,
     replace: bool = False,
 ) -> Manifest:
@@ -80,6 +85,7 @@ def evaluate_recommendations(
         out: directory of the new "eval_report" artifact.
         sids: where given, adds how many targets share their SID (`target_collision_rate`) and
             the slice `sid_level`, which counts hits on SIDs instead of items.
+        embeddings: where given, adds the diversity of the lists by the items' vectors.
         seed: kept in the manifest; nothing here is random.
         replace: overwrite `out`.
 
@@ -91,16 +97,25 @@ def evaluate_recommendations(
     lists = load_recommendations(recommendations_path, corpus)
     assert lists.manifest is not None
     _check(config, lists, corpus, sids)
-    metric = load_metric("ranking_at_k")
+    vectors = None if embeddings is None else embeddings.items
     splits: dict[str, dict[str, Metrics]] = {}
     tables: list[pl.DataFrame] = []
     for split in EVAL_SPLITS:
         part = _part(split, lists, corpus, config)
         if len(part.queries):
-            splits[split] = _report(config, metric, part, corpus, sids)
-            tables.append(_per_query(part))
+            expected = expected_ranks(corpus, part.queries)
+            profiles = corpus.histories(part.queries, len(corpus.item_idx))
+            backdrop = Backdrop(corpus.train_item_count, profiles, vectors, expected)
+            ranks = rank_of_target(part.items, part.targets)
+            card = score_lists(part.items, ranks, config.ks, backdrop)
+            splits[split] = _report(config, card, part, corpus, sids)
+            tables.append(_per_query(part, ranks, expected, card))
     per_query = pl.concat(tables)
     inputs = {"corpus": corpus.manifest, "recommendations": lists.manifest}
+    if sids is not None:
+        inputs["semantic_ids"] = sids.manifest
+    if embeddings is not None:
+        inputs["embeddings"] = embeddings.manifest
 
     def payload(scratch: Path) -> None:
         (scratch / "report.json").write_text(json.dumps(splits, indent=2) + "\n")
@@ -110,7 +125,7 @@ def evaluate_recommendations(
         out,
         "eval_report",
         {**config.as_json(), "method": method},
-        inputs if sids is None else {**inputs, "semantic_ids": sids.manifest},
+        inputs,
         payload,
         seed=seed,
         metrics={"seconds": round(time.perf_counter() - began, 3)},
@@ -181,24 +196,18 @@ def _part(split: Split, lists: Recommendations, corpus: Corpus, config: EvalConf
 
 
 def _report(
-    config: EvalConfig, metric: Any, part: _Part, corpus: Corpus, sids: SemanticIds | None
+    config: EvalConfig, card: Scorecard, part: _Part, corpus: Corpus, sids: SemanticIds | None
 ) -> dict[str, Metrics]:
-    """{slice: metrics} of one split, by way of the `evaluate` module."""
-    flat = metric.compute(
-        predictions=part.items,
-        references=part.targets,
-        ks=config.ks,
-        slices=part.masks,
-        train_item_count=corpus.train_item_count,
-    )
+    """{slice: metrics} of one split."""
     whole = np.ones(len(part.queries), np.bool_)
     result: dict[str, Metrics] = {
         name: {"queries": int(mask.sum()), "users": len(np.unique(part.users[mask]))}
         for name, mask in {"all": whole, **part.masks}.items()
     }
-    for key, value in flat.items():
-        name, where = split_key(key)
-        result[where][name] = value
+    result["all"] |= card.overall
+    for name, mask in part.masks.items():
+        if mask.any():
+            result[name] |= {key: float(v[mask].mean()) for key, v in card.accuracy.items()}
     missing = len(corpus.queries(part.split)) - len(part.queries)
     if missing:
         log.warning("evaluate: %d queries of %s have no list: left out", missing, part.split)
@@ -213,17 +222,21 @@ def _report(
     return result
 
 
-def _per_query(part: _Part) -> pl.DataFrame:
+def _per_query(part: _Part, ranks: Int64s, expected: Int64s, card: Scorecard) -> pl.DataFrame:
     table = pl.DataFrame(
         {
             "query": part.queries,
             "user_idx": part.users,
-            "rank": rank_of_target(part.items, part.targets).astype(np.int32),
+            "rank": ranks.astype(np.int32),
+            "expected_rank": expected.astype(np.int32),
+            **{name: values.astype(np.float32) for name, values in card.lists.items()},
             **{f"slice.{name}": mask for name, mask in part.masks.items()},
         }
     )
     return table.with_columns(
-        pl.when(pl.col("rank") > 0).then(pl.col("rank")), pl.lit(part.split).alias("split")
+        pl.when(pl.col("rank") > 0).then(pl.col("rank")),
+        pl.col(list(card.lists)).fill_nan(None),
+        pl.lit(part.split).alias("split"),
     )
 
 

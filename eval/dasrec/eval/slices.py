@@ -9,6 +9,11 @@ Popularity always means training interactions, so that no slice looks at what is
   Items equally popular are on the same side of the head's border.
 * By the number of events before the target: `history_1_4`, `history_5_9`, `history_10_19`,
   `history_20_up`.
+* By the training interactions of the user: `activity_low`, `activity_mid`, `activity_high`, thirds
+  of the users of the corpus; equally active users are in the same one.
+* `first_time`: the user had the target never before; `repeated`: had it.
+* `time_1` to `time_4`: quarters of the queries of the same split by the target's moment, early to
+  late; targets of one moment are in the same one.
 
 Within a group every query is in exactly one slice.
 """
@@ -19,14 +24,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dasrec.core.corpus import Corpus, Int64s
+from dasrec.core.corpus import SPLITS, Corpus, Int64s
 
 Bools = npt.NDArray[np.bool_]
-SliceGroup = Literal["ties", "popularity", "history_length"]
+SliceGroup = Literal["ties", "popularity", "history_length", "activity", "repeats", "time"]
 
 HEAD_SHARE = 0.25
 TAIL_MAX_COUNT = 5
 HISTORY_BINS = {"1_4": (1, 4), "5_9": (5, 9), "10_19": (10, 19), "20_up": (20, None)}
+ACTIVITIES = ("low", "mid", "high")
+NUM_TIMES = 4
 
 
 def tie_slices(corpus: Corpus, queries: Int64s) -> dict[str, Bools]:
@@ -74,10 +81,48 @@ def history_slices(corpus: Corpus, queries: Int64s) -> dict[str, Bools]:
     }
 
 
+def activity_slices(corpus: Corpus, queries: Int64s) -> dict[str, Bools]:
+    """`activity_low`, `activity_mid`, `activity_high`."""
+    count_U = np.diff(corpus.train_sequences.starts)
+    third = np.searchsorted(
+        _edges(count_U, len(ACTIVITIES)), count_U[corpus.user_idx[queries]], side="left"
+    )
+    return {f"activity_{name}": third == part for part, name in enumerate(ACTIVITIES)}
+
+
+def repeat_slices(corpus: Corpus, queries: Int64s) -> dict[str, Bools]:
+    """`first_time` and `repeated`: any event before the target counts, whatever its split."""
+    pairs = corpus.user_idx.astype(np.int64) * corpus.num_items + corpus.item_idx
+    _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
+    repeated = first[pair[queries]] < queries
+    return {"first_time": ~repeated, "repeated": repeated}
+
+
+def time_slices(corpus: Corpus, queries: Int64s) -> dict[str, Bools]:
+    """`time_1` to `time_4`; the borders are those of all queries of the split, asked or not."""
+    quarter = np.zeros(len(queries), np.int64)
+    for split, number in SPLITS.items():
+        chosen = np.asarray(corpus.split[queries] == number)
+        if chosen.any():
+            edges = _edges(corpus.timestamp[corpus.queries(split)], NUM_TIMES)
+            quarter[chosen] = np.searchsorted(edges, corpus.timestamp[queries[chosen]], "left")
+    return {f"time_{part + 1}": quarter == part for part in range(NUM_TIMES)}
+
+
+def _edges(values: npt.NDArray[np.integer], parts: int) -> npt.NDArray[np.integer]:
+    """(parts - 1,) highest value of each part but the last, parts as equal as ties allow."""
+    ordered = np.sort(values)
+    places = -(-len(ordered) * np.arange(1, parts) // parts) - 1
+    return np.asarray(ordered[np.maximum(places, 0)])
+
+
 SLICE_GROUPS: dict[SliceGroup, Callable[[Corpus, Int64s], dict[str, Bools]]] = {
     "ties": tie_slices,
     "popularity": popularity_slices,
     "history_length": history_slices,
+    "activity": activity_slices,
+    "repeats": repeat_slices,
+    "time": time_slices,
 }
 
 

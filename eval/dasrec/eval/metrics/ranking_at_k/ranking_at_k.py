@@ -1,4 +1,4 @@
-"""`evaluate` module over `dasrec.eval.ranking_metrics`: recall, NDCG, hit rate, MRR and MAP at K.
+"""`evaluate` module over `dasrec.eval.scorecard`: recall, NDCG, hit rate, MRR, MAP and more at K.
 
 `evaluate` copies this file into its cache and reads its imports line by line with a regular
 expression: never write two modules after one `import`.
@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dasrec.core.corpus import Ragged
-from dasrec.eval.list_metrics import describe_lists
-from dasrec.eval.ranking_metrics import per_query_metrics, rank_of_target, ranks_of_targets
+from dasrec.eval.ranking_metrics import rank_of_target, ranks_of_targets
+from dasrec.eval.scorecard import Backdrop, score_lists
 
 DESCRIPTION = """
 Ranking metrics of item lists: recall@K, ndcg@K, hr@K, mrr@K and map@K, per query first, then the
-mean. Items, not semantic-ID strings, are compared; short and empty lists count as misses.
+mean; and, with what they need, popularity bias, novelty, diversity, serendipity and coverage.
+Items, not semantic-ID strings, are compared; short and empty lists count as misses.
 """
 
 INPUTS = """
@@ -30,6 +31,11 @@ Args:
     slices: {name: (Q,) bool}; each adds `metric@K[name]`; one without queries adds nothing.
     train_item_count: (I,) training interactions of each item; adds coverage@K, gini@K,
         popularity@K, novelty@K, invalid_rate@K and duplicate_rate@K.
+    profiles: one list of item indices per query, its history; with train_item_count: adds
+        popularity_gap@K.
+    item_vectors: (I, D) vectors of the items; adds diversity@K.
+    expected: one list of item indices per query, best first, by a primitive method; adds
+        serendipity@K, the recall of what that method does not list.
 
 Returns:
     A flat dict of floats, e.g. {"recall@10": ..., "ndcg@10[tie_free]": ...}.
@@ -59,22 +65,31 @@ class RankingAtK(evaluate.Metric):  # type: ignore[misc]  # evaluate has no type
         ks: Sequence[int] = (5, 10, 20),
         slices: Mapping[str, npt.NDArray[np.bool_]] | None = None,
         train_item_count: npt.NDArray[np.int64] | None = None,
+        profiles: Sequence[Sequence[int]] | None = None,
+        item_vectors: npt.NDArray[np.floating] | None = None,
+        expected: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, float]:
-        lists, starts = _padded(predictions), None
-        if isinstance(references[0], Sequence):
-            targets = _ragged(references)
-            ranks, starts = ranks_of_targets(lists, targets), targets.starts
-        else:
-            ranks = rank_of_target(lists, np.asarray(references))
-        values = per_query_metrics(ranks, ks, starts)
-        result = {name: float(value.mean()) for name, value in values.items()}
+        one_each = not isinstance(references[0], Sequence)
+        targets = np.asarray(references) if one_each else _ragged(references)
+        backdrop = Backdrop(
+            train_item_count,
+            None if profiles is None else _ragged(profiles),
+            item_vectors,
+            None if expected is None else _ranks(_padded(expected), targets),
+        )
+        lists = _padded(predictions)
+        starts = targets.starts if isinstance(targets, Ragged) else None
+        card = score_lists(lists, _ranks(lists, targets), ks, backdrop, starts)
+        result = dict(card.overall)
         for part, mask in (slices or {}).items():
             if mask.any():
-                result |= {f"{n}[{part}]": float(v[mask].mean()) for n, v in values.items()}
-        if train_item_count is not None:
-            for k in ks:
-                result |= describe_lists(lists, k, train_item_count)
+                result |= {f"{n}[{part}]": float(v[mask].mean()) for n, v in card.accuracy.items()}
         return result
+
+
+def _ranks(lists: npt.NDArray[np.int32], targets: Any) -> npt.NDArray[np.int64]:
+    ragged = isinstance(targets, Ragged)
+    return ranks_of_targets(lists, targets) if ragged else rank_of_target(lists, targets)
 
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
