@@ -6,13 +6,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from dasrec.baselines import (
-    ItemKnnConfig,
-    PopularityConfig,
-    SasrecConfig,
-    SasrecRecommendConfig,
-)
+from dasrec.baselines import FusionConfig
+from dasrec.cli.baselines_config import BASELINES, BaselinesConfig
 from dasrec.cli.generator_config import MAIN, GeneratorConfig, check_chain
+from dasrec.cli.generator_steps import full_name
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.descriptions_stage import DescribeConfig
 from dasrec.core.embed import EmbedConfig
@@ -21,25 +18,7 @@ from dasrec.core.synthetic import SyntheticConfig
 from dasrec.eval.report import EvalConfig
 from dasrec.ranking import RankingConfig, RerankConfig
 from dasrec.ranking.compare import CompareConfig
-from dasrec.tokenizer import AssignConfig, TokenizerConfig
-
-BASELINES = ("popularity", "item_knn", "sasrec")
-
-
-class BaselinesConfig(StageConfig):
-    """Baselines to run; one that is left out is not run."""
-
-    popularity: PopularityConfig | None = None
-    """Most popular items."""
-
-    item_knn: ItemKnnConfig | None = None
-    """Sequence-neighbour item-kNN."""
-
-    sasrec: SasrecConfig | None = None
-    """Self-attentive sequential recommender."""
-
-    sasrec_lists: SasrecRecommendConfig = SasrecRecommendConfig()
-    """Its lists."""
+from dasrec.tokenizer import AssignConfig, DasConfig, TokenizerConfig
 
 
 class RankConfig(StageConfig):
@@ -98,12 +77,15 @@ class RunConfig(StageConfig):
     ranking: RankConfig | None = None
     """The CTR model; without it no ranking is done."""
 
+    fusions: dict[str, FusionConfig] = Field(default_factory=dict)
+    """Lists merged from those of other methods, by the name of the merged ones."""
+
     eval: EvalConfig = EvalConfig()
     """Metrics."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        for section in ("tokenizers", "generators"):
+        for section in ("tokenizers", "generators", "fusions"):
             for name in getattr(self, section):
                 if not re.fullmatch(r"[a-z0-9_]+", name):
                     raise ValueError(f"{section}: '{name}': use lower-case letters, digits and _")
@@ -124,6 +106,8 @@ class RunConfig(StageConfig):
                 f"ranking.tokenizer: '{self.ranking.tokenizer}' is not in tokenizers ({known})"
             )
         self._check_rewards()
+        self._check_two_tower()
+        self._check_fusions()
         widest = max(self.eval.ks)
         for name, generator in self.all_generators.items():
             if generator.retrieve.num_items < widest:
@@ -143,6 +127,38 @@ class RunConfig(StageConfig):
                     f"'ranking', which must be there and be that of the only tokenizer, got "
                     f"ranking.tokenizer {ranked} and tokenizers {', '.join(self.tokenizers)}"
                 )
+
+    def _check_two_tower(self) -> None:
+        section = self.baselines.two_tower
+        if section is None:
+            return
+        tokenizer = self.tokenizers.get(section.tokenizer)
+        if not isinstance(tokenizer, DasConfig) or not tokenizer.uses_icdm:
+            raise ValueError(
+                f"baselines.two_tower.tokenizer: expected one of `tokenizers` of method das with "
+                f"a collaborative model, got '{section.tokenizer}'"
+            )
+
+    def _check_fusions(self) -> None:
+        known = self.list_methods
+        for name, fusion in self.fusions.items():
+            if name in known:
+                raise ValueError(f"fusions: '{name}' is the name of another method; choose another")
+            for method in fusion.methods:
+                if method not in known:
+                    raise ValueError(
+                        f"fusions.{name}.methods: '{method}' makes no lists in this config; known: "
+                        f"{', '.join(known) or 'none'}"
+                    )
+
+    @property
+    def list_methods(self) -> list[str]:
+        """Names of the methods that make lists of their own, in the order of the tables."""
+        names = [name for name in BASELINES if getattr(self.baselines, name) is not None]
+        names += [full_name(name, v) for name in self.tokenizers for v in self.all_generators]
+        if self.ranking is not None and self.generator is not None:
+            names.append(f"{self.ranking.tokenizer}_ranked")
+        return names
 
     @property
     def all_generators(self) -> dict[str, GeneratorConfig]:

@@ -156,11 +156,12 @@ def _extending_command(stage: str, text: str) -> None:
 for _name, _text in {
     "prepare": "Raw log to corpus: check, filter, number, split",
     "describe": "Let a language model write about items and users, for embed to read",
-    "baselines": "Popularity, item-kNN and SASRec",
+    "baselines": "Popularity, neighbours, linear and factor models, SASRec",
     "tokenize": "Train the tokenizers",
     "pretrain": "Add SID tokens to a decoder LM and train it in full",
     "sft": "Fine-tune the generator, by LoRA or in full",
     "align": "Align the generator with what users took, by DPO or GRPO",
+    "fuse": "Merge lists of several methods",
     "evaluate": "Metrics of every method's lists",
 }.items():
     _stage_command(_name, _text)

@@ -84,10 +84,19 @@ def record_results(
 def _config_sha256(run: Run, method: str) -> str:
     """Digest of the config without the other tokenizers and generators: what made `method`."""
     config = run.config.as_json()
+    if method in run.config.fusions:
+        return _sha256(config)
+    two_tower = run.config.baselines.two_tower
+    if method == "two_tower" and two_tower is not None:
+        method = two_tower.tokenizer
     own, variant = split_name(method.removesuffix("_ranked"))
     config["tokenizers"] = {k: v for k, v in config["tokenizers"].items() if k == own}
     kept = chain_of(variant or MAIN, run.config.all_generators)
     config["generators"] = {k: v for k, v in config["generators"].items() if k in kept}
+    return _sha256(config)
+
+
+def _sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
