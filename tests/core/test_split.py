@@ -16,6 +16,7 @@ from dasrec.core.split import (
     split_global_time,
     split_interactions,
     split_leave_one_out,
+    split_sliding_window,
 )
 
 
@@ -64,9 +65,11 @@ def test_order_against_time_never_trains_on_what_follows_a_test_event() -> None:
 def test_a_published_split_is_taken_as_it_is_or_refused() -> None:
     user, times = np.array([0, 0, 0, 1]), np.zeros(4, dtype=np.int64)
     start, published = np.array([0, 3, 4]), np.array([0, 1, 2, 0], dtype=np.int8)
-    assert split_interactions(user, times, start, None, published).tolist() == [0, 1, 2, 0]
+    config = SplitConfig(method="column")
+    given = split_interactions(config, user, times, start, None, published)
+    assert given.tolist() == [0, 1, 2, 0]
     with pytest.raises(ValueError, match="1 interactions lie in an earlier part"):
-        split_interactions(user, times, start, None, published[::-1].copy())
+        split_interactions(config, user, times, start, None, published[::-1].copy())
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,11 @@ def test_a_published_split_is_taken_as_it_is_or_refused() -> None:
     [
         ({"valid_from": 0.5}, "belong to method: global_time"),
         ({"method": "global_time", "valid_from": 0.5}, "test_from is required"),
+        (
+            {"method": "sliding_window", "valid_from": "2014-01-01", "test_from": 0.9},
+            "valid_from must be a fraction with method: sliding_window, got '2014-01-01'",
+        ),
+        ({"method": "sliding_window", "test_from": 0.9}, "required by method: sliding_window"),
         (
             {"method": "global_time", "valid_from": 1.5, "test_from": 0.9},
             "valid_from must be a fraction between 0 and 1 or a date, got 1.5",
@@ -95,6 +103,58 @@ def test_a_published_split_is_taken_as_it_is_or_refused() -> None:
 def test_faults_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_config(SplitConfig, values, "f: prepare.split")
+
+
+def windows(log: list[tuple[int, int]], shares: tuple[float, float]) -> list[int]:
+    """MiniOneRec's rule, row by row: a sample for every event but a user's first, sorted by time,
+    the first int(.8 n) train, up to int(.9 n) valid; a first event goes with the samples around it.
+    """
+    users = [user for user, _ in log]
+    samples = [row for row in range(len(log)) if row and users[row] == users[row - 1]]
+    in_order = sorted(range(len(log)), key=lambda row: log[row][1])
+    cuts = [int(share * len(samples)) for share in shares]
+    part = {}
+    for row in range(len(log)):
+        before = sum(other in samples for other in in_order[: in_order.index(row)])
+        part[row] = sum(before >= cut for cut in cuts)
+        if row in samples:  # an order against the time never goes back
+            part[row] = max(part[row], part[row - 1])
+    return [part[row] for row in range(len(log))]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), min_size=1, max_size=40),
+    st.sampled_from([(0.8, 0.9), (0.5, 0.75), (0.1, 0.2)]),
+)
+def test_sliding_windows_are_the_samples_counted_one_by_one(
+    log: list[tuple[int, int]], shares: tuple[float, float]
+) -> None:
+    log = sorted(log, key=lambda event: event[0])  # the time may contradict the order
+    user, times = np.array(log).T
+    start = np.searchsorted(user, np.arange(7))
+    assert split_sliding_window(user, times, start, *shares).tolist() == windows(log, shares)
+
+
+def test_sliding_windows_by_hand() -> None:
+    #            user 0                | 1 | 2             | 3 (starts in the test period)
+    user = np.array([0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 3, 3])
+    time = np.array([1, 2, 3, 3, 5, 9, 4, 1, 2, 3, 6, 7, 8, 9, 9])
+    start = np.searchsorted(user, np.arange(5))
+    split = split_sliding_window(user, time, start, 0.8, 0.9)
+    # eleven targets by time: 2 2 3 3 3 5 6 7 | 8 | 9 9; the cuts are int(8.8) and int(9.9)
+    assert split.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 2, 2]
+
+
+def test_sizes_of_minionerec_industrial() -> None:
+    """36,260 train, 4,532 valid and 4,533 test rows are published."""
+    user = np.repeat(np.arange(7694), 2)
+    user = np.sort(np.concatenate([user, np.zeros(45_325 - 7694, np.int64)]))
+    time = np.random.default_rng(0).permutation(len(user))
+    time = time[np.lexsort((time, user))]
+    start = np.searchsorted(user, np.arange(7695))
+    split = split_sliding_window(user, time, start, 0.8, 0.9)
+    targets = np.append(False, user[1:] == user[:-1])
+    assert np.bincount(split[targets]).tolist() == [36_260, 4_532, 4_533]
 
 
 def brute_k_core(pairs: list[tuple[int, int]], min_user: int, min_item: int) -> list[bool]:

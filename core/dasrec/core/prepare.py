@@ -109,6 +109,11 @@ class PrepareConfig(StageConfig):
                 "interactions.columns.split and split.method: column belong together, "
                 f"got method {self.split.method} and columns {self.interactions.columns}"
             )
+        if self.positive_label is not None and self.split.method == "sliding_window":
+            raise ValueError(
+                "split.method: sliding_window counts targets and has no rule for impressions, got "
+                "a positive_label; use global_time"
+            )
         return self
 
 
@@ -174,7 +179,7 @@ def prepare(
     user_start = np.searchsorted(events.user, np.arange(len(users) + 1)).astype(np.int64)
     cuts = global_cuts(config.split, events.timestamp)
     split = split_interactions(
-        events.user, events.timestamp, user_start, cuts, events.split, config.split.valid_users
+        config.split, events.user, events.timestamp, user_start, cuts, events.split
     )
     cold = draw_cold(config.split.cold_items, len(items), seed)
     if cold is not None:
