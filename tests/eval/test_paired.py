@@ -13,6 +13,7 @@ import pytest
 from dasrec.core import Corpus, load_corpus, write_artifact
 from dasrec.core.corpus import save_corpus_payload
 from dasrec.eval.paired import compare_with, load_runs
+from dasrec.eval.protocol import read_protocol
 from dasrec.eval.result_line import ComparisonLine
 from dasrec.eval.results import append_comparisons, read_comparisons, results_table
 from dasrec.eval.significance import compare, holm
@@ -58,7 +59,7 @@ def write_corpus(path: Path, seed: int, prepare: str = "x", items: int = 0) -> C
     return load_corpus(path)
 
 
-def write_report(run: Path, corpus: Corpus, method: str, ranks: Ranks) -> None:
+def write_report(run: Path, corpus: Corpus, method: str, ranks: Ranks, **settings: object) -> None:
     rows = np.flatnonzero(corpus.split == 2)
     users = corpus.users["user_id"].to_list()
     numbers = corpus.user_idx[rows].tolist()
@@ -79,6 +80,8 @@ def write_report(run: Path, corpus: Corpus, method: str, ranks: Ranks) -> None:
 
     def payload(scratch: Path) -> None:
         (scratch / "report.json").write_text(json.dumps({}))
+        protocol = read_protocol(corpus, corpus.manifest).as_json() | settings
+        (scratch / "protocol.json").write_text(json.dumps(protocol))
         table.write_parquet(scratch / "per_query.parquet")
 
     write_artifact(
@@ -130,6 +133,25 @@ def test_a_method_is_compared_on_the_runs_that_hold_it(tmp_path: Path) -> None:
     assert {r.method: r.seeds for r in results} == {"plum": [0], "tiger": [0, 1]}
     hits = [rank is not None and rank <= 5 for rank in one.ranks["das"].values()]
     assert results[0].comparison.mean_b == pytest.approx(np.mean(hits))
+
+
+def test_unlike_protocols_are_refused_unless_allowed(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "a", 0, {"das": 0})
+    corpus, ranks = load_corpus(made.path / "corpus"), draw_ranks(1, 1)
+    write_report(made.path, corpus, "tiger", ranks, exclude_seen=True, beams=20)
+    write_report(made.path, corpus, "letter", ranks, exclude_seen=False, beams=50)
+    runs = load_runs([made.path])
+    with pytest.raises(
+        ValueError, match=r"unlike protocols: exclude_seen \(.*letter: false, .*tig"
+    ):
+        compare_with("letter", runs, ["ndcg@10"])
+    with pytest.raises(ValueError, match=r"unlike protocols: beams \(.*\(--allow beams\)"):
+        compare_with("letter", runs, ["ndcg@10"], allow=["exclude_seen"])
+    allowed = compare_with("letter", runs, ["ndcg@10"], allow=["exclude_seen", "beams"])
+    assert {result.method for result in allowed} == {"das", "tiger"}
+    (made.path / "reports" / "tiger" / "protocol.json").unlink()
+    with pytest.raises(ValueError, match=r"reports/tiger: file protocol.json is in the manifest"):
+        load_runs([made.path])
 
 
 def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:

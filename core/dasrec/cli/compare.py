@@ -42,6 +42,7 @@ def record_comparisons(
     baseline: str,
     split: Split,
     results: Sequence[PairedResult],
+    allow: Sequence[str] = (),
 ) -> None:
     """Append the comparisons to `comparisons/<topic>.jsonl` in `folder`.
 
@@ -52,6 +53,7 @@ def record_comparisons(
     metrics = list(dict.fromkeys(result.metric for result in results))
     command = ["dasrec", "compare", *(run.path.name for run in runs), "--baseline", baseline]
     command += [part for metric in metrics for part in ("--metric", metric)] + ["--split", split]
+    command += [part for field in allow for part in ("--allow", field)]
     dataset = _dataset(runs[0].path)
     lines = [
         ComparisonLine(

@@ -344,6 +344,10 @@ def compare(
         list[str] | None, typer.Option("--metric", help="e.g. recall@10 (repeat for several).")
     ] = None,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of protocol.json that may differ (repeat for several)."),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option("--record", help="Append to comparisons/TOPIC.jsonl in this folder."),
@@ -360,10 +364,10 @@ def compare(
         raise ValueError(f"--split: expected valid or test, got '{split}'")
     chosen: Literal["valid", "test"] = "valid" if split == "valid" else "test"
     found = load_runs(runs)
-    results = compare_with(baseline, found, metric or ["ndcg@10"], split=chosen)
+    results = compare_with(baseline, found, metric or ["ndcg@10"], split=chosen, allow=allow or ())
     terminal().print(comparison_table(baseline, results))
     if record is not None:
-        record_comparisons(record, topic, found, baseline, chosen, results)
+        record_comparisons(record, topic, found, baseline, chosen, results, allow or ())
         typer.echo(f"recorded in {record}")
 
 

@@ -7,7 +7,7 @@ over the seeds; users are then drawn as in `dasrec.eval.significance`.
 Shape letters: Q queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 from dasrec.core.corpus import Corpus, Int64s, Split, load_corpus
+from dasrec.eval.protocol import check_same
 from dasrec.eval.ranking_metrics import Floats
 from dasrec.eval.report import EvalReport, load_report
-from dasrec.eval.significance import Comparison, compare, holm, query_metric
+from dasrec.eval.significance import Comparison, compare, holm, query_values
 
 KEY = ["user_id", "place", "item_id"]
 
@@ -58,7 +59,10 @@ def load_runs(paths: Sequence[str | Path]) -> list[EvaluatedRun]:
         ValueError: no reports, reports of another corpus, one seed twice, or corpora made from
             other data or with another config.
     """
-    runs = [_load_run(Path(path)) for path in paths]
+    runs = [load_run(path) for path in paths]
+    for run in runs:
+        if not run.reports:
+            raise ValueError(f"compare: {run.path} holds no reports; run `dasrec evaluate` first")
     first = runs[0]
     for run in runs[1:]:
         one, two = first.corpus.manifest, run.corpus.manifest
@@ -75,16 +79,21 @@ def load_runs(paths: Sequence[str | Path]) -> list[EvaluatedRun]:
     return sorted(runs, key=lambda run: run.seed)
 
 
-def _load_run(path: Path) -> EvaluatedRun:
+def load_run(path: str | Path) -> EvaluatedRun:
+    """Open a run directory; one without reports has an empty dict of them.
+
+    Raises:
+        FileNotFoundError: a run without corpus.
+        ValueError: reports of another corpus.
+    """
+    path = Path(path)
     corpus = load_corpus(path / "corpus")
     folders = sorted(p for p in (path / "reports").glob("*") if not p.name.startswith("."))
-    if not folders:
-        raise ValueError(f"compare: {path} holds no reports; run `dasrec evaluate` first")
     reports = {folder.name: load_report(folder) for folder in folders}
     for name, report in reports.items():
         if report.manifest.inputs["corpus"] != corpus.manifest.fingerprint:
             raise ValueError(
-                f"compare: {path}/reports/{name} is about another corpus than {path}/corpus; "
+                f"{path}/reports/{name} is about another corpus than {path}/corpus; "
                 "evaluate it again"
             )
     return EvaluatedRun(path, corpus, reports)
@@ -96,6 +105,7 @@ def compare_with(
     metrics: Sequence[str],
     *,
     split: Split = "test",
+    allow: Collection[str] = (),
     num_samples: int = 10_000,
     seed: int = 0,
 ) -> list[PairedResult]:
@@ -106,12 +116,13 @@ def compare_with(
         runs: see `load_runs`.
         metrics: e.g. ["ndcg@10"].
         split: "valid" or "test".
+        allow: fields of the protocol that may differ, see `dasrec.eval.protocol.check_same`.
         num_samples: bootstrap samples and random swaps.
         seed: of both.
 
     Raises:
         ValueError: no run holds the baseline, nothing to compare it with, an unknown metric, or
-            reports that hold different queries.
+            reports of unlike protocols or of different queries.
     """
     runs = [run for run in runs if baseline in run.reports]
     if not runs:
@@ -119,6 +130,10 @@ def compare_with(
     others = list(dict.fromkeys(name for run in runs for name in run.reports if name != baseline))
     if not others:
         raise ValueError(f"compare: there is no other method than '{baseline}' in the runs")
+    for method in others:
+        both = [run for run in runs if method in run.reports]
+        names = [(run, name) for run in both for name in (baseline, method)]
+        check_same({f"{run.path}/reports/{m}": run.reports[m].protocol for run, m in names}, allow)
     results = []
     for metric in metrics:
         found = []
@@ -138,28 +153,42 @@ def compare_with(
 def _pooled(
     runs: Sequence[EvaluatedRun], methods: tuple[str, str], metric: str, split: Split
 ) -> tuple[Floats, Floats, Int64s]:
-    """(Q,) means over the runs of one method and of the other; (Q,) numbers of the users."""
-    key = _queries(runs[0], methods[0], split).select(KEY)
+    """Means over the runs of one method and of the other, and the numbers of the users, of the
+    queries that have a value by both."""
+    key = named_queries(runs[0], methods[0], split).select(KEY)
     values: dict[str, list[Floats]] = {method: [] for method in methods}
     for run in runs:
         for method in methods:
-            table = _queries(run, method, split)
+            table = named_queries(run, method, split)
             if not key.equals(table.select(KEY)):
                 raise ValueError(
                     f"compare: {run.path}/reports/{method} holds other queries of {split} than "
                     f"{runs[0].path}/reports/{methods[0]}; retrieve and evaluate both alike"
                 )
-            values[method].append(query_metric(table["rank"], metric))
+            values[method].append(query_values(table, metric))
     one, two = (np.mean(values[method], axis=0) for method in methods)
-    users = np.unique(key["user_id"].to_numpy(), return_inverse=True)[1]
-    return one, two, users.astype(np.int64)
+    users = np.unique(key["user_id"].to_numpy(), return_inverse=True)[1].astype(np.int64)
+    both = np.isfinite(one) & np.isfinite(two)  # a list without items is of no diversity
+    return one[both], two[both], users[both]
 
 
-def _queries(run: EvaluatedRun, method: str, split: Split) -> pl.DataFrame:
-    """The queries of a report by external names, in an order that no seed changes."""
+def named_queries(run: EvaluatedRun, method: str, split: Split) -> pl.DataFrame:
+    """The queries of a report by external names, in an order that no seed changes.
+
+    Args:
+        run: see `load_run`.
+        method: one that the run has a report of.
+        split: "valid" or "test".
+
+    Returns:
+        A row a query: the columns `KEY` and those of the report, see `EvalReport.per_query`.
+
+    Raises:
+        ValueError: the report holds no query of the split.
+    """
     table = run.reports[method].per_query.filter(pl.col("split") == split)
     if table.is_empty():
-        raise ValueError(f"compare: {run.path}/reports/{method} holds no query of {split}")
+        raise ValueError(f"{run.path}/reports/{method} holds no query of {split}")
     corpus, query = run.corpus, table["query"].to_numpy()
     user = corpus.user_idx[query]
     return pl.DataFrame(
@@ -167,6 +196,6 @@ def _queries(run: EvaluatedRun, method: str, split: Split) -> pl.DataFrame:
             "user_id": corpus.users["user_id"][user],
             "place": query - corpus.user_start[user],
             "item_id": corpus.items["item_id"][corpus.item_idx[query]],
-            "rank": table["rank"],
+            **{name: table[name] for name in table.columns if name not in ("user_idx", "split")},
         }
     ).sort("user_id", "place")

@@ -20,6 +20,7 @@ from dasrec.core.embeddings import Embeddings
 from dasrec.core.recommendations import Recommendations, load_recommendations
 from dasrec.core.semantic_ids import SemanticIds
 from dasrec.eval.primitive import expected_ranks
+from dasrec.eval.protocol import PROTOCOL, Protocol, load_protocol, read_protocol
 from dasrec.eval.ranking_metrics import Ints, metrics_of_ranks, rank_of_target
 from dasrec.eval.scorecard import Backdrop, Scorecard, score_lists
 from dasrec.eval.sid_level import sid_index, sid_rank_of_target, target_collision_rate
@@ -61,6 +62,8 @@ class EvalReport:
     primitive's list, see `dasrec.eval.primitive`), popularity@K, novelty@K and, with embeddings,
     diversity@K (float32, null where the list has none), and one boolean column `slice.<name>` for
     every slice."""
+    protocol: Protocol | None = None
+    """How the lists were come by; None in reports from before there were protocols."""
 
 
 def evaluate_recommendations(
@@ -82,7 +85,8 @@ def evaluate_recommendations(
         method: name of the method in tables, e.g. "das".
         recommendations_path: the lists; queries of valid and test may be mixed.
         corpus: what the lists were made from.
-        out: directory of the new "eval_report" artifact.
+        out: directory of the new "eval_report" artifact: report.json, per_query.parquet and
+            protocol.json.
         sids: where given, adds how many targets share their SID (`target_collision_rate`) and
             the slice `sid_level`, which counts hits on SIDs instead of items.
         embeddings: where given, adds the diversity of the lists by the items' vectors.
@@ -111,6 +115,7 @@ def evaluate_recommendations(
             splits[split] = _report(config, card, part, corpus, sids)
             tables.append(_per_query(part, ranks, expected, card))
     per_query = pl.concat(tables)
+    protocol = read_protocol(corpus, lists.manifest)
     inputs = {"corpus": corpus.manifest, "recommendations": lists.manifest}
     if sids is not None:
         inputs["semantic_ids"] = sids.manifest
@@ -119,6 +124,7 @@ def evaluate_recommendations(
 
     def payload(scratch: Path) -> None:
         (scratch / "report.json").write_text(json.dumps(splits, indent=2) + "\n")
+        (scratch / PROTOCOL).write_text(json.dumps(protocol.as_json(), indent=2) + "\n")
         per_query.write_parquet(scratch / "per_query.parquet")
 
     return write_artifact(
@@ -141,6 +147,7 @@ def load_report(path: str | Path) -> EvalReport:
         str(manifest.config["method"]),
         json.loads((Path(path) / "report.json").read_text()),
         pl.read_parquet(Path(path) / "per_query.parquet"),
+        load_protocol(path),
     )
 
 

@@ -8,6 +8,7 @@ as drawing users one by one, at a cost that does not grow with the number of use
 Shape letters: Q queries, U users, P different pairs, B resamples.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,12 @@ import numpy.typing as npt
 import polars as pl
 
 from dasrec.core.seeding import generator
+from dasrec.eval.list_values import serendipity_at_k
+from dasrec.eval.protocol import check_same
 from dasrec.eval.ranking_metrics import RANKING_METRICS, Floats
 from dasrec.eval.report import load_report
 
+LIST_METRICS = ("popularity", "novelty", "diversity")
 _BLOCK = 1 << 22  # draws at a time: bounds the memory of a (block of B, P) array
 
 
@@ -144,6 +148,7 @@ def compare_reports(
     *,
     split: str = "test",
     slice_name: str = "all",
+    allow: Collection[str] = (),
     level: float = 0.95,
     num_samples: int = 10_000,
     seed: int = 0,
@@ -153,27 +158,57 @@ def compare_reports(
     Args:
         a: report of one method.
         b: report of the other, on the same queries of the same corpus.
-        metric: "recall@K", "ndcg@K", "hr@K", "mrr@K" or "map@K".
+        metric: see `query_values`.
         split: "valid" or "test".
         slice_name: "all" or a slice that both reports have.
+        allow: fields of the protocol that may differ, see `dasrec.eval.protocol.check_same`.
         level: coverage wanted.
         num_samples: resamples.
         seed: of the resampling.
 
     Raises:
-        ValueError: reports of different corpora or queries, an unknown metric or slice.
+        ValueError: reports of different corpora, protocols or queries, an unknown metric or slice.
     """
     one, two = load_report(a), load_report(b)
     if one.manifest.inputs["corpus"] != two.manifest.inputs["corpus"]:
         raise ValueError(f"compare: {a} and {b} are about different corpora")
+    check_same({str(a): one.protocol, str(b): two.protocol}, allow)
     tables = [
         _chosen(report.per_query, path, split, slice_name) for report, path in ((one, a), (two, b))
     ]
     if not tables[0]["query"].equals(tables[1]["query"]):
         raise ValueError(f"compare: {a} and {b} hold different queries of {split}")
-    values_a, values_b = (query_metric(table["rank"], metric) for table in tables)
-    users = tables[0]["user_idx"].to_numpy()
-    return compare(values_a, values_b, users, level=level, num_samples=num_samples, seed=seed)
+    values_a, values_b = (query_values(table, metric) for table in tables)
+    both = np.isfinite(values_a) & np.isfinite(values_b)
+    users = tables[0]["user_idx"].to_numpy()[both]
+    return compare(
+        values_a[both], values_b[both], users, level=level, num_samples=num_samples, seed=seed
+    )
+
+
+def query_values(table: pl.DataFrame, metric: str) -> Floats:
+    """(Q,) a metric of each query of a report; NaN where the query's list has none.
+
+    Args:
+        table: the report's `per_query`, see `dasrec.eval.report.EvalReport`.
+        metric: an accuracy metric, see `query_metric`, or "serendipity@K", "popularity@K",
+            "novelty@K" or "diversity@K", of which the last three need a K of the report's.
+
+    Raises:
+        ValueError: an unknown metric, or one that the report does not hold.
+    """
+    name, _, k = metric.partition("@")
+    if name in LIST_METRICS:
+        if metric not in table.columns:
+            raise ValueError(
+                f"compare: the report does not hold '{metric}'; it needs an eval.ks with that K"
+                + (" and embeddings" if name == "diversity" else "")
+            )
+        return table[metric].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    if name == "serendipity" and k.isdigit() and "expected_rank" in table.columns:
+        ranks, expected = (table[c].fill_null(0).to_numpy() for c in ("rank", "expected_rank"))
+        return serendipity_at_k(ranks, expected, int(k))
+    return query_metric(table["rank"], metric)
 
 
 def query_metric(rank: pl.Series, metric: str) -> Floats:
