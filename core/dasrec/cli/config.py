@@ -10,6 +10,7 @@ from dasrec.baselines import FusionConfig
 from dasrec.cli.baselines_config import BASELINES, BaselinesConfig
 from dasrec.cli.generator_config import MAIN, GeneratorConfig, check_chain
 from dasrec.cli.generator_steps import full_name
+from dasrec.cli.sweep_config import SweepConfig
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.descriptions_stage import DescribeConfig
 from dasrec.core.embed import EmbedConfig
@@ -82,6 +83,9 @@ class RunConfig(StageConfig):
 
     eval: EvalConfig = EvalConfig()
     """Metrics."""
+
+    sweep: SweepConfig | None = None
+    """What `dasrec sweep` tries; no other command reads it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

@@ -59,6 +59,14 @@ Published = Annotated[
         "models are used.",
     ),
 ]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reuse",
+        help="Run directory whose artifacts are linked where config, inputs and seed are the same "
+        "(repeat for several).",
+    ),
+]
 RunDir = Annotated[Path, typer.Option("--run", help="Run directory.")]
 
 
@@ -81,6 +89,7 @@ def run(
     variant: Annotated[
         str, typer.Option(help="What tells the recorded figures from others of the same methods.")
     ] = "",
+    reuse: Reuse = None,
 ) -> None:
     """Run every stage, skipping what is up to date; end with metrics and recommendations."""
     from dasrec.cli.config import load_run_config
@@ -91,11 +100,40 @@ def run(
 
     check_topic(topic)
     settings = load_run_config(config, overrides)
-    plan = Run(settings, out, data, methods=method, variants=generator, fitted_on=fitted_on)
+    plan = Run(
+        settings,
+        out,
+        data,
+        methods=method,
+        variants=generator,
+        fitted_on=fitted_on,
+        reuse=reuse or (),
+    )
     plan.execute()
     show_summary(plan, terminal())
     if record is not None:
         record_results(plan, record, config, overrides or [], topic, variant)
+
+
+@app.command()
+def sweep(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = Path("sweeps/default"),
+    data: Data = None,
+    reuse: Reuse = None,
+) -> None:
+    """Try the values of the config's section `sweep`, judged on validation; write best.yaml.
+
+    The same command goes on with a sweep that was stopped.
+    """
+    from dasrec.cli.sweep import BEST, Sweep
+    from dasrec.core.config import apply_overrides, read_yaml
+
+    document = apply_overrides(read_yaml(config), overrides or [])
+    plan = Sweep(document, str(config), out, data, reuse or ())
+    terminal().print(plan.table(plan.run()))
+    typer.echo(f"wrote {out / BEST}: dasrec run {out / BEST}")
 
 
 @app.command()

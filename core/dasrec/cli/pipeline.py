@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dasrec.cli.baselines_config import BASELINES
 from dasrec.cli.config import RunConfig
 from dasrec.cli.generator_config import MAIN
 from dasrec.cli.generator_steps import GeneratorSteps, full_name, split_name
-from dasrec.core.artifacts import Manifest, load_manifest
+from dasrec.core.artifacts import Manifest, link_artifact, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.core.descriptions import Descriptions, load_descriptions
 from dasrec.core.embeddings import Embeddings, load_embeddings
@@ -69,6 +69,7 @@ class Run:
         variants: Collection[str] | None = None,
         fitted_on: Path | None = None,
         published: Path | None = None,
+        reuse: Sequence[Path] = (),
     ) -> None:
         """Plan a run.
 
@@ -82,6 +83,8 @@ class Run:
             fitted_on: an Embeddings artifact whose encoders are used; None = fit them.
             published: the run directory of an earlier catalogue: its SIDs are extended, its
                 tokenizers and generators used; None = those of this run.
+            reuse: run directories whose artifacts are taken over where config, inputs and seed are
+                those that this run would make them from.
 
         Raises:
             ValueError: no data, or an unknown method or variant.
@@ -104,6 +107,7 @@ class Run:
             )
         self.config, self.out, self.data_dir = config, out, data_dir
         self.only, self.fitted_on, self.published = only, fitted_on, published
+        self.reuse = reuse
         self.restricted = methods is not None or variants is not None
         self.variants = [
             name for name in config.all_generators if variants is None or name in variants
@@ -196,6 +200,11 @@ class Run:
         if self._up_to_date(kind, path, config, inputs):
             log.info("%-9s %s: up to date", stage, title)
             return
+        for other in self.reuse:
+            if self._up_to_date(kind, other / title, config, inputs):
+                link_artifact(other / title, path)
+                log.info("%-9s %s: taken from %s", stage, title, other)
+                return
         log.info("%-9s %s ...", stage, title)
         began = time.perf_counter()
         run()

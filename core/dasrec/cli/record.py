@@ -84,6 +84,7 @@ def record_results(
 def _config_sha256(run: Run, method: str) -> str:
     """Digest of the config without the other tokenizers and generators: what made `method`."""
     config = run.config.as_json()
+    config.pop("sweep")  # no run reads it
     if method in run.config.fusions:
         return _sha256(config)
     two_tower = run.config.baselines.two_tower

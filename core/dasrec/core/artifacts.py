@@ -138,17 +138,45 @@ def write_artifact(
             metrics=dict(metrics or {}),
         )
         (scratch / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
-        if path.exists():
-            old = path.with_name(f".{path.name}.old.{os.getpid()}")
-            path.rename(old)
-            scratch.rename(path)
-            shutil.rmtree(old)
-        else:
-            scratch.rename(path)
+        _move(scratch, path)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return manifest
+
+
+def link_artifact(source: Path, path: Path) -> None:
+    """Put an artifact in a second place, in the place of what is there.
+
+    Its files are hard links where the file system has them, and copies elsewhere: artifacts are
+    never edited, and removing one place leaves the other whole.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        shutil.copytree(source, scratch, copy_function=_link)
+        _move(scratch, path)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
+def _move(scratch: Path, path: Path) -> None:
+    """Swap a finished scratch directory for what is at `path`, if anything."""
+    if path.exists():
+        old = path.with_name(f".{path.name}.old.{os.getpid()}")
+        path.rename(old)
+        scratch.rename(path)
+        shutil.rmtree(old)
+    else:
+        scratch.rename(path)
 
 
 def load_manifest(path: str | Path, kind: str, built_from: Mapping[str, Manifest] = {}) -> Manifest:

@@ -51,24 +51,37 @@ def apply_overrides(document: Mapping[str, Any], overrides: list[str]) -> dict[s
     """Set dotted keys: `["tokenizer.epochs=3"]`; values are read as YAML.
 
     Raises:
-        ValueError: an override without `=`.
+        ValueError: an override without `=`, a value that is not YAML, or a key below something
+            that is no section.
     """
-    result: dict[str, Any] = _deep_copy(document)
+    values: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"override '{override}': expected section.key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override '{override}': not valid YAML: {error}") from None
+    return set_keys(document, values)
+
+
+def set_keys(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the document with other values of dotted keys, set one after the other.
+
+    Raises:
+        ValueError: a key below something that is no section.
+    """
+    result: dict[str, Any] = _deep_copy(document)
+    for key, value in values.items():
         *parents, last = key.split(".")
         node = result
         for name in parents:
             child = node.setdefault(name, {})
             if not isinstance(child, dict):
-                raise ValueError(f"override '{override}': '{name}' is not a section")
+                raise ValueError(f"key '{key}': '{name}' is not a section")
             node = child
-        try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"override '{override}': not valid YAML: {error}") from None
+        node[last] = value
     return result
 
 
