@@ -73,7 +73,7 @@ def test_weights_and_lists_equal_brute_force(
 
     def ndcg(weights: tuple[float, ...]) -> float:
         gains = []
-        for row in np.flatnonzero(valid):
+        for row in np.flatnonzero(valid).tolist():
             target, best = int(corpus.item_idx[queries[row]]), brute_force(lists, weights, row)
             place = ordered(best).index(target) if target in best else 10
             gains.append(1 / np.log2(place + 2) if place < 10 else 0.0)

@@ -25,7 +25,7 @@ def solve(config: IalsConfig, row: Matrix, others: Matrix) -> Matrix:
     """Best vector of one user (item) given those of all items (users)."""
     confidence = np.where(row > 0, config.alpha, 1.0)
     gram = (others.T * confidence) @ others + config.regularization * np.eye(others.shape[1])
-    return np.linalg.solve(gram, others.T @ (confidence * row))
+    return np.asarray(np.linalg.solve(gram, others.T @ (confidence * row)), np.float64)
 
 
 def test_the_fit_is_a_minimum_of_the_objective(make_corpus: MakeCorpus) -> None:

@@ -1,8 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from dasrec.core import artifacts as module
 from dasrec.core import load_manifest, write_artifact
 from dasrec.core.artifacts import link_artifact
 
@@ -20,7 +20,7 @@ def test_a_linked_artifact_is_whole_and_its_own(
         def refuse(source: str, target: str) -> None:
             raise OSError("another disk")
 
-        monkeypatch.setattr(module.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     made = write_artifact(tmp_path / "a", "thing", {}, {}, payload)
     write_artifact(tmp_path / "b" / "here", "other", {}, {}, lambda path: None)
     link_artifact(tmp_path / "a", tmp_path / "b" / "here")  # in the place of what was there

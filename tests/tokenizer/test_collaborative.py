@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from dasrec.tokenizer.collaborative import collaborative_vectors
 from dasrec.tokenizer.train import build_objective
 
 MakeWorld = Callable[..., tuple[Corpus, Embeddings]]
-SMALL = {"level_sizes": (4, 4), "code_dim": 8, "hidden": (16,), "batch_size": 64}
+SMALL: dict[str, Any] = {"level_sizes": (4, 4), "code_dim": 8, "hidden": (16,), "batch_size": 64}
 
 
 @pytest.mark.parametrize("vectors", ["true", "fused"])
@@ -20,7 +21,7 @@ def test_vectors_are_those_of_the_trained_model(
 ) -> None:
     corpus, embeddings = make_world()
     config = DasConfig(**SMALL, epochs=2)
-    trained = []
+    trained: list[Any] = []
     from dasrec.tokenizer import train
 
     def keep(*arguments: object) -> object:

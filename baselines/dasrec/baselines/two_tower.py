@@ -119,8 +119,8 @@ def _nearest(
     seen = np.empty(0, np.int64)
     extra = 0
     if corpus.excludes_seen(config.exclude_seen):
-        row, item = seen_pairs(corpus, queries)
-        seen, extra = row * corpus.num_items + item, int(np.bincount(row).max())
+        place, had = seen_pairs(corpus, queries)
+        seen, extra = place * corpus.num_items + had, int(np.bincount(place).max())
     scores_QN, found_QN = index.search(vectors_QD, min(len(known), config.width + extra))
     row = np.repeat(np.arange(len(queries)), found_QN.shape[1])
     item, score = known[found_QN.ravel()], scores_QN.ravel()
