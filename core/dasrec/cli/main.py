@@ -409,6 +409,22 @@ def compare(
         typer.echo(f"recorded in {record}")
 
 
+@app.command("check-leak")
+def check_leak(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory.")],
+    data: Data = None,
+) -> None:
+    """Look for held-out events in what was learned: make it again without them and compare."""
+    from dasrec.cli.leak import check_leak as check
+    from dasrec.cli.leak import findings_table
+
+    findings = check(run_dir, data)
+    terminal().print(findings_table(findings))
+    if any(finding.clean is False for finding in findings):
+        typer.echo("error: held-out events were learned from, see LEAK above", err=True)
+        raise typer.Exit(1)
+
+
 @sids_app.command("report")
 def sids_report(
     paths: Annotated[
