@@ -112,12 +112,13 @@ def test_cooccurrence_counts_pairs_within_the_window(
     lists = load_recommendations(tmp_path / "out", corpus)
     for query, items, scores in zip(lists.queries, lists.item_idx, lists.score, strict=True):
         user = int(corpus.user_idx[query])
-        votes = dict.fromkeys(range(10), 0)
-        for voter in sequences[user][: query - int(corpus.user_start[user])]:
+        votes = dict.fromkeys(range(10), 0.0)
+        history = sequences[user][: query - int(corpus.user_start[user])]
+        for latest, voter in enumerate(reversed(history), start=1):
             for train in (sequence[:-2] for sequence in sequences):
                 for i, a in enumerate(train):
-                    for b in train[i + 1 : i + 3]:
+                    for distance, b in enumerate(train[i + 1 : i + 3], start=1):
                         if a != b and voter in (a, b):
-                            votes[b if voter == a else a] += 1
+                            votes[b if voter == a else a] += 1 / distance / latest
         for item, score in zip(items.tolist(), scores.tolist(), strict=True):
-            assert (score if score > 0 else 0) == votes[item]
+            assert (score if score > 0 else 0) == pytest.approx(votes[item])

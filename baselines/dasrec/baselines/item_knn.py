@@ -4,9 +4,9 @@ r"""Sequence-neighbour item-kNN: items that stood near each other in other users
     C(i, j) = sum over training pairs of one user at distance d <= window of d^-delta,
               times `backward_weight` where j came before i
 
-r_i is the recency of i (1 = last event before the query), n the training counts. No learning; the
-counting rule (backward_weight 1, all powers 0) is the "co-occurrence" baseline, the powers are the
-usual item-to-item refinements (Linden et al. 2003, doi:10.1109/MIC.2003.1167344; sequence- and
+r_i is the recency of i (1 = last event before the query), n the training counts. No learning. With
+backward_weight 1, rho = delta = 1 and pi = 0 it is the plain co-occurrence rule; tuned powers are
+the usual item-to-item refinements (Linden et al. 2003, doi:10.1109/MIC.2003.1167344; sequence- and
 recency-aware neighbours: Ludewig and Jannach 2018, arXiv:1803.09587).
 
 Shape letters: I items, B queries of a block.
@@ -54,7 +54,11 @@ class ItemKnnConfig(ListsConfig):
 
 
 class CooccurrenceConfig(ListsConfig):
-    """The plain rule: how often items stood near those of the history, nothing weighted."""
+    """The plain rule: co-occurrence within a window, near and late counts more, nothing tuned.
+
+    Two events d places apart count 1/d, in either order; the r-th latest event of the history
+    votes with 1/r.
+    """
 
     window: int = Field(5, ge=1)
     """Two events of a user are neighbours up to this many places apart."""
@@ -66,10 +70,10 @@ class CooccurrenceConfig(ListsConfig):
             width=self.width,
             exclude_seen=self.exclude_seen,
             window=self.window,
-            distance_power=0.0,
+            distance_power=1.0,
             backward_weight=1.0,
             max_history=ALL_EVENTS,
-            recency_power=0.0,
+            recency_power=1.0,
             popularity_power=0.0,
         )
 
@@ -95,9 +99,9 @@ def recommend_item_knn(
 def recommend_cooccurrence(
     config: CooccurrenceConfig, corpus: Corpus, out: Path, *, seed: int = 0, replace: bool = False
 ) -> Manifest:
-    """Rank items by how often they stood within the window of an item of the history.
+    """Rank items by how often they stood near an item of the history, as the config says.
 
-    A repeated item of the history votes each time. Arguments as `recommend_item_knn`.
+    Arguments as `recommend_item_knn`.
     """
     return _recommend(config.rule, config, corpus, out, seed, replace)
 
