@@ -95,6 +95,7 @@ def run(
     from dasrec.cli.config import load_run_config
     from dasrec.cli.pipeline import Run
     from dasrec.cli.record import record_results
+    from dasrec.cli.report.write import default_out, write_report
     from dasrec.cli.summary import show_summary
     from dasrec.eval.result_line import check_topic
 
@@ -113,6 +114,8 @@ def run(
     show_summary(plan, terminal())
     if record is not None:
         record_results(plan, record, config, overrides or [], topic, variant)
+    page, *_ = write_report([out], default_out([out]), methods=plan.methods)
+    typer.echo(f"Report: {page}")
 
 
 @app.command()
@@ -357,19 +360,61 @@ def show(path: Annotated[Path, typer.Argument(help="An artifact directory.")]) -
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Option(help="Folder of the TOPIC.jsonl files.")] = Path(
-        "docs/results"
-    ),
-    out: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("docs/results.md"),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN ...]", help="Run directories, to be shown side by side."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Page (.html) about the runs, by default RUN/report.html for one; without runs "
+            "the Markdown file, by default docs/results.md.",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Method of the runs to show (repeat for several)."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Method to compare with; by default the best on validation."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="valid or test; by default test.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the TOPIC.jsonl files; by default docs/results."),
+    ] = None,
 ) -> None:
-    """Write the results page from the recorded figures."""
+    """Write a page about runs; without runs, the results page from the recorded figures."""
+    if runs:
+        from dasrec.cli.report.write import default_out, write_report
+
+        if results is not None:
+            raise ValueError("report: --results is read without runs only; leave out one of them")
+        page = default_out(runs) if out is None else out
+        found = write_report(
+            runs, page, split=_split(split or "test"), methods=method or (), baseline=baseline
+        )
+        typer.echo(f"wrote {', '.join(map(str, found))}")
+        return
+    if method or baseline or split:
+        raise ValueError("report: --method, --baseline and --split are about runs; name the runs")
+
     from dasrec.eval.results import results_table
 
-    text = results_table(results)
+    text = results_table(results or Path("docs/results"))
+    out = out or Path("docs/results.md")
     scratch = out.with_suffix(".tmp")
     scratch.write_text(text)
     scratch.replace(out)
     typer.echo(f"wrote {out}")
+
+
+def _split(name: str) -> Literal["valid", "test"]:
+    if name not in ("valid", "test"):
+        raise ValueError(f"--split: expected valid or test, got '{name}'")
+    return "valid" if name == "valid" else "test"
 
 
 @app.command()
@@ -398,9 +443,7 @@ def compare(
     from dasrec.eval.result_line import check_topic
 
     check_topic(topic)
-    if split not in ("valid", "test"):
-        raise ValueError(f"--split: expected valid or test, got '{split}'")
-    chosen: Literal["valid", "test"] = "valid" if split == "valid" else "test"
+    chosen = _split(split)
     found = load_runs(runs)
     results = compare_with(baseline, found, metric or ["ndcg@10"], split=chosen, allow=allow or ())
     terminal().print(comparison_table(baseline, results))

@@ -80,7 +80,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     parts = [path.resolve().parts for path in paths]
     for index, path in enumerate(paths):
         if parts[index] in parts[:index]:
-            raise ValueError(f"sids report: {path} is given twice")
+            raise ValueError(f"{path} is given twice")
     length = 1
     while len({end[-length:] for end in parts}) < len(parts):
         length += 1

@@ -18,8 +18,9 @@ from dasrec.tokenizer.report.counts import Codes, learned_codes
 from dasrec.tokenizer.report.sampling import evenly
 
 Ints = npt.NDArray[np.int64]
+Branches = tuple[int, ...]
 
-BRANCHES = (24, 6, 4)  # children shown of the root, of a first code, of a second code
+BRANCHES: Branches = (24, 6, 4)  # children shown of the root, of a first code, of a second code
 EXAMPLES = 3
 READ = 300  # titles read for the words of a node
 READ_OF_ALL = 5_000
@@ -61,10 +62,19 @@ class Texts:
         return cls(titles, item_categories(corpus), document_frequency(titles[sample]))
 
 
-def build_tree(items: SidTable, texts: Texts, popularity_I: Ints) -> tuple[list[Node], int]:
-    """The nodes of the largest first codes, and how many more first codes there are."""
+def build_tree(
+    items: SidTable, texts: Texts, popularity_I: Ints, branches: Branches = BRANCHES
+) -> tuple[list[Node], int]:
+    """The nodes of the largest first codes, and how many more first codes there are.
+
+    Args:
+        items: the SIDs.
+        texts: what the items are described by.
+        popularity_I: (I,) training interactions.
+        branches: children shown, of the root, of a first code, ...
+    """
     by_popularity = np.argsort(-popularity_I, kind="stable")
-    return _children((), by_popularity, learned_codes(items), texts)
+    return _children((), by_popularity, learned_codes(items), texts, branches)
 
 
 def document_frequency(titles: pl.Series) -> dict[str, float]:
@@ -94,29 +104,31 @@ def typical_words(titles: pl.Series, frequency: dict[str, float]) -> list[str]:
 
 
 def _children(
-    prefix: tuple[int, ...], rows_R: Ints, codes_IL: Codes, texts: Texts
+    prefix: tuple[int, ...], rows_R: Ints, codes_IL: Codes, texts: Texts, branches: Branches
 ) -> tuple[list[Node], int]:
     depth = len(prefix)
-    if depth >= min(len(BRANCHES), codes_IL.shape[1]):
+    if depth >= min(len(branches), codes_IL.shape[1]):
         return [], 0
     code_R = codes_IL[rows_R, depth]
     codes, sizes = np.unique(code_R, return_counts=True)
-    shown = np.argsort(-sizes, kind="stable")[: BRANCHES[depth]]
+    shown = np.argsort(-sizes, kind="stable")[: branches[depth]]
     nodes = [
-        _node((*prefix, int(code)), rows_R[code_R == code], codes_IL, texts)
+        _node((*prefix, int(code)), rows_R[code_R == code], codes_IL, texts, branches)
         for code in codes[shown]
     ]
     return nodes, len(codes) - len(shown)
 
 
-def _node(prefix: tuple[int, ...], rows_R: Ints, codes_IL: Codes, texts: Texts) -> Node:
+def _node(
+    prefix: tuple[int, ...], rows_R: Ints, codes_IL: Codes, texts: Texts, branches: Branches
+) -> Node:
     category, share = "", 0.0
     if texts.categories is not None:
         known = texts.categories[rows_R].drop_nulls()
         if len(known):
             category = str(known.mode().sort()[0])
             share = float((known == category).sum()) / len(rows_R)
-    children, hidden = _children(prefix, rows_R, codes_IL, texts)
+    children, hidden = _children(prefix, rows_R, codes_IL, texts, branches)
     return Node(
         prefix=prefix,
         size=len(rows_R),
