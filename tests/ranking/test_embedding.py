@@ -115,7 +115,7 @@ def test_history_holds_ids_codes_and_attributes(corpus: Corpus, sids: SemanticId
     item = model_of(corpus, sids, features_of(sid_gate=False)).embedding.item
     index = torch.tensor([3, 17])
     one, codes, attributes = item.sequence(index).split(DIM, dim=1)
-    fields = item(index)
+    fields = item(index, index)
     # id; author and brand; price; genres; 3 levels, prefixes, bigrams and the vector
     torch.testing.assert_close(one, fields[:, 0])
     torch.testing.assert_close(attributes, fields[:, 1] + fields[:, 2] + fields[:, 4])
@@ -175,12 +175,12 @@ def test_dropped_ids_are_unknown_in_training_only(corpus: Corpus, sids: Semantic
         assert side.id is not None
         index = every if side is item else every % len(side.rows.id)
         side.gate = None  # the bare id comes first
-        ids = side.train()(index)[:, 0]
+        ids = side.train()(index, index)[:, 0]
         dropped = (ids == side.id(unknown)).all(1)
         known = side.rows.id[index] > 0
         assert float(dropped[known].float().mean()) == pytest.approx(0.3, abs=0.02)
         torch.testing.assert_close(ids[~dropped], side.id(side.rows.id[index])[~dropped])
-        ids = side.eval()(index)[:, 0]
+        ids = side.eval()(index, index)[:, 0]
         torch.testing.assert_close(ids, side.id(side.rows.id[index]))
 
 
@@ -276,7 +276,7 @@ def test_exports_with_any_number_of_rows(corpus: Corpus, sids: SemanticIds, tmp_
     batch, _ = batch_of(corpus, config, model)
     model.embedding.static_shapes = True
     rows, length = torch.export.Dim("rows"), torch.export.Dim("length")
-    each: tuple[Any, ...] = ({0: rows}, {0: rows}, {0: rows, 1: length}, {0: rows}, {0: rows})
+    each: tuple[Any, ...] = (*[{0: rows}] * 2, {0: rows, 1: length}, *[{0: rows}] * 3)
     shapes = Batch(*each)
     exported = torch.export.export(model, (batch,), dynamic_shapes=(shapes,)).module()
     few = Batch(*(column[:7] for column in batch))._replace(history_BT=batch.history_BT[:7, 1:])

@@ -131,9 +131,15 @@ def history_mean(corpus: Corpus, items: Floats, half_life: float) -> Floats:
     weights = np.exp2(-age / half_life).astype(np.float32)
     mixture = csr_array((weights, values, starts), shape=(corpus.num_users, len(items)))
     vectors = np.asarray(mixture @ items)
-    counts = corpus.train_item_count.astype(np.float32)
-    vectors[np.diff(starts) == 0] = counts @ items if counts.any() else items.sum(axis=0)
+    vectors[np.diff(starts) == 0] = mean_interaction(corpus, items)
     return normalise(vectors)
+
+
+def mean_interaction(corpus: Corpus, items: Floats) -> Floats:
+    """(D,) sum over all training interactions (all items where there are none): what stands for a
+    user without a history."""
+    counts = corpus.train_item_count.astype(np.float32)
+    return np.asarray(counts @ items if counts.any() else items.sum(axis=0))
 
 
 def normalise(vectors: npt.NDArray[Any]) -> Floats:

@@ -19,6 +19,7 @@ from dasrec.core.artifacts import Manifest, load_manifest
 Codes = npt.NDArray[np.uint16]
 Floats = npt.NDArray[np.float32]
 LINEAGE = "lineage.json"
+MOMENTS = "users.moments"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,22 @@ class SidTable:
 
 
 @dataclass(frozen=True)
+class UserMoments:
+    """SIDs of users at every moment of their histories, numbered as in `dasrec.core.moments`.
+
+    A model that learns from past impressions needs the SID that the user had then: today's was made
+    from what the user did later, the label of the impression included.
+    """
+
+    codes: Codes
+    """(S, L) the distinct SIDs; no two rows are equal."""
+    vectors: Floats
+    """(S, D) quantized embedding z of each."""
+    row: npt.NDArray[np.int32]
+    """(N + U,) row of each moment's SID."""
+
+
+@dataclass(frozen=True)
 class SemanticIds:
     """Item SIDs and, where the tokenizer has a user side, user SIDs."""
 
@@ -53,6 +70,8 @@ class SemanticIds:
     users: SidTable | None
     lineage: tuple[str, ...] = ()
     """Fingerprints of the tables that this one extends, oldest first."""
+    user_moments: UserMoments | None = None
+    """User SIDs over time, where they were asked for."""
 
     @property
     def fingerprint(self) -> str:
@@ -90,7 +109,11 @@ class SemanticIds:
 
 
 def save_sids_payload(
-    path: Path, items: SidTable, users: SidTable | None, lineage: tuple[str, ...] = ()
+    path: Path,
+    items: SidTable,
+    users: SidTable | None,
+    lineage: tuple[str, ...] = (),
+    user_moments: UserMoments | None = None,
 ) -> None:
     """Write the payload of a SemanticIds artifact.
 
@@ -102,6 +125,9 @@ def save_sids_payload(
             _save_table(path, side, table)
             if table.retired is not None:
                 _save_table(path, f"{side}.retired", table.retired)
+    if user_moments is not None:
+        for name, values in vars(user_moments).items():
+            np.save(path / f"{MOMENTS}.{name}.npy", values)
     (path / LINEAGE).write_text(json.dumps(lineage))
 
 
@@ -115,7 +141,7 @@ def load_sids(path: str | Path, corpus_manifest: Manifest | None = None) -> Sema
         raise ValueError(f"{path}: items.json is missing; make it again")
     # tables from before there were versions extend nothing
     lineage = json.loads((path / LINEAGE).read_text()) if (path / LINEAGE).exists() else ()
-    return SemanticIds(manifest, items, users, tuple(lineage))
+    return SemanticIds(manifest, items, users, tuple(lineage), _load_moments(path))
 
 
 def _save_table(path: Path, side: str, table: SidTable) -> None:
@@ -140,6 +166,13 @@ def _save_table(path: Path, side: str, table: SidTable) -> None:
     (path / f"{side}.json").write_text(
         json.dumps({"level_sizes": table.level_sizes, "num_codebooks": len(table.codebooks)})
     )
+
+
+def _load_moments(path: Path) -> UserMoments | None:
+    if not (path / f"{MOMENTS}.row.npy").exists():
+        return None
+    names = ("codes", "vectors", "row")
+    return UserMoments(*(np.load(path / f"{MOMENTS}.{name}.npy", mmap_mode="r") for name in names))
 
 
 def _load_table(path: Path, side: str) -> SidTable | None:

@@ -90,10 +90,11 @@ class SideEmbedding(nn.Module):
             (self.id is not None) + self.history_codes + self.history_attributes
         )
 
-    def forward(self, index_B: Tensor) -> Tensor:
-        """(B, F, D) everything about these users or items, the id first."""
+    def forward(self, index_B: Tensor, sid_B: Tensor) -> Tensor:
+        """(B, F, D) everything about these users or items, the id first; `sid_B` are the rows of
+        their semantic IDs."""
         attributes = self.attributes.fields(self.rows, index_B)
-        sids = self.sid.fields(self.rows, index_B)
+        sids = self.sid.fields(self.rows, sid_B)
         ids = [] if self.id is None else [self._id(index_B, sids)[:, None]]
         found = [*ids, *attributes, *sids]
         if not found:

@@ -101,8 +101,8 @@ class FeatureEmbedding(nn.Module):
         target_BE, history_PE = self._sequence(batch.item_B, item_P)
         return Inputs(
             self._user(batch),
-            self.item(batch.item_B),
-            self._crosses(batch.user_B, batch.item_B),
+            self.item(batch.item_B, batch.item_B),
+            self._crosses(batch.user_sid_B, batch.item_B),
             self._dense(batch, item_P, same_PL, places),
             target_BE,
             history_PE,
@@ -116,7 +116,7 @@ class FeatureEmbedding(nn.Module):
 
     def _user(self, batch: Batch) -> Tensor:
         context = self.context.of_context(batch.category_BC, batch.number_BC)
-        return torch.cat([self.user(batch.user_B), *context], dim=1)
+        return torch.cat([self.user(batch.user_B, batch.user_sid_B), *context], dim=1)
 
     def _sequence(self, item_B: Tensor, item_P: Tensor) -> tuple[Tensor, Tensor]:
         if self.static_shapes:
@@ -129,11 +129,11 @@ class FeatureEmbedding(nn.Module):
         embedded_NE = self.item.sequence(distinct_N)
         return F.embedding(place[item_B], embedded_NE), F.embedding(place[item_P], embedded_NE)
 
-    def _crosses(self, user_B: Tensor, item_B: Tensor) -> Tensor:
+    def _crosses(self, user_sid_B: Tensor, item_B: Tensor) -> Tensor:
         if self.cross is None:
             return self.item.rows.vectors.new_zeros(item_B.shape[0], 0, self.item.dim)
         rows = cross_rows(
-            self.user.rows.hashes[user_B, : self.num_cross_fields],
+            self.user.rows.hashes[user_sid_B, : self.num_cross_fields],
             self.item.rows.hashes[item_B, : self.num_cross_fields],
             self.hash_size,
         )
@@ -157,6 +157,6 @@ class FeatureEmbedding(nn.Module):
             history_BD = places.sum(self.item.rows.vectors[item_P]) / length_B1.clamp(min=1)
             parts.append((vector_BD * history_BD).sum(1, keepdim=True))
             if self.shared_space:
-                user_BD = self.user.rows.vectors[batch.user_B]
+                user_BD = self.user.rows.vectors[batch.user_sid_B]
                 parts.append((vector_BD * user_BD).sum(1, keepdim=True))
         return torch.cat(parts, dim=1)

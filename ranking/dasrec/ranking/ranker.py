@@ -109,7 +109,7 @@ def load_ranker(path: str | Path, corpus: Corpus, sids: SemanticIds | None) -> R
     model = CtrModel(model_config, features, schema, tables)
     model.load_state_dict(load_file(path / "model.safetensors"))
     device = default_device()
-    source = HistorySource(corpus, features.max_history, device)
+    source = HistorySource(corpus, features.max_history, device, tables.sid_of_moment)
     calibration = Calibration.model_validate_json((path / "calibration.json").read_text())
     return Ranker(model.to(device).eval(), tables, source, manifest, calibration)
 

@@ -100,19 +100,30 @@ class Batch(NamedTuple):
     """(B, C) row in the embedding of each category of the context, 0 = missing or unknown."""
     number_BC: Tensor
     """(B, C) standardised numbers of the context, NaN = missing."""
+    user_sid_B: Tensor
+    """(B,) row of the user's semantic ID: `user_B`, or that of the moment of the row."""
 
 
 class HistorySource:
     """Cuts point-in-time histories out of the corpus's interactions, a whole batch at once."""
 
-    def __init__(self, corpus: Corpus, max_length: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        device: torch.device,
+        sid_of_moment: Tensor | None = None,
+    ) -> None:
         """Copy the interaction column to `device`.
 
         Args:
             corpus: the interactions.
             max_length: keep the last so many items.
             device: where batches are made.
+            sid_of_moment: row of the semantic ID of each moment (`dasrec.core.moments`) and of an
+                unknown user; None = users have one semantic ID for all time.
         """
+        self.sid_of_moment = None if sid_of_moment is None else sid_of_moment.to(device)
         self.item_N = torch.from_numpy(corpus.item_idx.astype(np.int64)).to(device)
         self.start_U = torch.from_numpy(corpus.user_start.astype(np.int64)).to(device)
         self.max_length = max_length
@@ -148,4 +159,21 @@ class HistorySource:
             category_BC = user_B.new_zeros(len(user_B), 0)
         if number_BC is None:
             number_BC = torch.zeros(len(user_B), 0, device=self.device)
-        return Batch(user_B, item_B + 1, (items_BT + 1) * real_BT, category_BC, number_BC)
+        return Batch(
+            user_B,
+            item_B + 1,
+            (items_BT + 1) * real_BT,
+            category_BC,
+            number_BC,
+            self._user_sids(user_B, end_B),
+        )
+
+    def newest_user_sids(self) -> Tensor:
+        """(U + 1,) `Batch.user_sid_B` of every user's whole history, and of an unknown user."""
+        user_U = torch.arange(len(self.start_U), device=self.device)
+        return self._user_sids(user_U, torch.cat([self.start_U[1:], self.start_U[-1:]]))
+
+    def _user_sids(self, user_B: Tensor, end_B: Tensor) -> Tensor:
+        if self.sid_of_moment is None:
+            return user_B
+        return self.sid_of_moment[end_B + user_B]

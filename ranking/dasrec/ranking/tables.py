@@ -3,7 +3,8 @@
 Shape letters: U users, I items, A categories, N numbers, S sequences of K values, E widths of
 dense vectors, L semantic-ID levels, D width of a quantized vector.
 Item tables have I + 1 rows: row 0 is padding and any unknown item, item_idx i is row i + 1. User
-tables have U + 1 rows: row U is any unknown user.
+tables have U + 1 rows: row U is any unknown user. Those of user SIDs over time have S + 1 rows: one
+for each distinct SID, and row S for any unknown user.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dasrec.core.corpus import Corpus
-from dasrec.core.semantic_ids import SemanticIds, SidTable
+from dasrec.core.semantic_ids import SemanticIds, SidTable, UserMoments
 from dasrec.ranking.features import FeatureConfig, FeatureSchema
 from dasrec.ranking.features.encode import encode_table
 from dasrec.ranking.features.fit import learned_levels
@@ -56,6 +57,9 @@ class FeatureTables(NamedTuple):
 
     users: SideTables
     items: SideTables
+    sid_of_moment: Tensor | None = None
+    """(N + U + 1,) row of the user's semantic ID at each moment, and of an unknown user's; None =
+    each user has one, in the row of the user."""
 
 
 def build_tables(
@@ -67,7 +71,10 @@ def build_tables(
         ValueError: tables or semantic IDs that are not of the schema's form.
     """
     _check_sids(schema, sids)
-    users = sids.users if sids is not None and schema.user_levels else None
+    users: SidTable | UserMoments | None = None
+    moments = sids.user_moments if sids is not None and schema.user_moments else None
+    if sids is not None and schema.user_levels:
+        users = moments or sids.users
     items = sids.items if sids is not None and schema.item_levels else None
     user_parts = {
         "id": _id_rows(schema.user_vocabulary, corpus.num_users),
@@ -86,6 +93,7 @@ def build_tables(
     return FeatureTables(
         SideTables(**{name: torch.from_numpy(part) for name, part in users_all.items()}),
         SideTables(**{name: torch.from_numpy(part) for name, part in items_all.items()}),
+        None if moments is None else torch.from_numpy(_sid_rows(moments)),
     )
 
 
@@ -145,8 +153,16 @@ def cross_rows(user_hash: Tensor, item_hash: Tensor, hash_size: int) -> Tensor:
     return ((mixed >> 32) & 0x7FFFFFFF) % (hash_size - 1) + 1
 
 
+def _sid_rows(moments: UserMoments) -> Int64s:
+    return np.append(moments.row, len(moments.codes)).astype(np.int64)
+
+
 def _sid_parts(
-    table: SidTable | None, level_sizes: tuple[int, ...], hash_size: int, size: int, salt: int
+    table: SidTable | UserMoments | None,
+    level_sizes: tuple[int, ...],
+    hash_size: int,
+    size: int,
+    salt: int,
 ) -> dict[str, npt.NDArray[Any]]:
     if table is None:
         nothing = np.zeros((size, 0), np.int64)
@@ -197,6 +213,11 @@ def _check_sids(schema: FeatureSchema, sids: SemanticIds | None) -> None:
                 f"width {dim}, the semantic IDs have {found} and {width}; give the semantic IDs "
                 "it was trained with"
             )
+    if fitted.user_moments and sids.user_moments is None:
+        raise ValueError(
+            "ranking: the model expects the users' semantic IDs over time, which the semantic IDs "
+            "given do not hold; assign them with assign.user_moments"
+        )
 
 
 def _popularity(schema: FeatureSchema, num_items: int) -> npt.NDArray[np.float32]:

@@ -168,7 +168,7 @@ def new_ranker(
     seed_everything(seed, "ranking", "init")
     model = CtrModel(config.model, config.features, schema, tables)
     device = processes().device
-    source = HistorySource(corpus, config.features.max_history, device)
+    source = HistorySource(corpus, config.features.max_history, device, tables.sid_of_moment)
     return Ranker(model.to(device), tables, source)
 
 

@@ -28,6 +28,7 @@ from dasrec.core import (
 from dasrec.tokenizer.append import append_rows, check_extends, known_rows, match_ids
 from dasrec.tokenizer.collisions import Ints
 from dasrec.tokenizer.drift import drift, drift_sentence
+from dasrec.tokenizer.moments import check_histories, encode_moments
 from dasrec.tokenizer.objective import Side
 from dasrec.tokenizer.policies import AssignConfig, resolve_collisions
 from dasrec.tokenizer.quantizer import Encoded
@@ -69,11 +70,14 @@ def assign(
 
     Raises:
         FileExistsError: `out` exists and `replace` is false.
-        ValueError: a tokenizer made from other inputs; no free code left under a prefix; a
+        ValueError: a tokenizer made from other inputs; `user_moments` for user vectors that are not
+            made from histories; no free code left under a prefix; a
             published table of another tokenizer, policy or embedding space, or without room.
     """
     out = Path(out)
     check_free(out, replace)
+    if config.user_moments:
+        check_histories(embeddings)
     inputs = {"corpus": corpus.manifest, "embeddings": embeddings.manifest}
     known: dict[str, SidTable] = {}
     lineage: tuple[str, ...] = ()
@@ -102,12 +106,14 @@ def assign(
         )
         figures |= {f"{name}/{key}": value for key, value in new.items()}
     items, users = tables["item"], tables.get("user")
+    user_side = dict(sides).get("user") if config.user_moments else None
+    moments = None if user_side is None else encode_moments(user_side, corpus, embeddings)
     write_artifact(
         out,
         "semantic_ids",
         config.as_json(),
         inputs,
-        lambda path: save_sids_payload(path, items, users, lineage),
+        lambda path: save_sids_payload(path, items, users, lineage, moments),
         seed=seed,
         metrics=sid_report(items, users, corpus, embeddings, before=learned["item"], extra=figures),
         replace=replace,

@@ -31,6 +31,11 @@ class AssignConfig(StageConfig):
     """Codes of the extra level at least; more where a group of colliding items is larger. What is
     left free is the room for items that come later: a published level does not grow."""
 
+    user_moments: bool = False
+    """Also give every user a SID for each moment of their history, so that a ranking model learns
+    from the one that the user had at the impression. Needs `embed.users` history_mean; tokenizers
+    without user SIDs have none of these either."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.cap is not None) != (self.collisions == "cap"):

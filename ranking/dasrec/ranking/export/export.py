@@ -124,7 +124,7 @@ def sample_inputs(ranker: Ranker, corpus: Corpus, rows: int = CHECKED_ROWS) -> d
     columns = (user, item, HistoryEnds(corpus).latest(user), *context.values())
     batch = ranker.source.batch(*(torch.from_numpy(column).to(device) for column in columns))
     names = ("user", "item", "history", *context)
-    found = {name: values.cpu() for name, values in zip(names, batch, strict=True)}
+    found = {name: values.cpu() for name, values in zip(names, batch[:-1], strict=True)}
     return {k: v for k, v in found.items() if k not in context or k in context_inputs(schema)}
 
 
@@ -148,7 +148,7 @@ def _program(ranker: Ranker, inputs: dict[str, Tensor]) -> torch.export.Exported
     example = {**inputs, "history": history}
     context = tuple(rows for _ in context_inputs(ranker.model.schema))
     shapes = (rows, rows, dims, *([context] if context else []))
-    graph = CtrGraph(ranker.model, ranker.calibration)
+    graph = CtrGraph(ranker.model, ranker.calibration, ranker.source.newest_user_sids())
     return torch.export.export(graph, tuple(example.values()), dynamic_shapes=shapes)
 
 
@@ -186,7 +186,9 @@ def _logits(ranker: Ranker, inputs: dict[str, Tensor]) -> Tensor:
     category = inputs.get("category", torch.zeros(len(user), 0, dtype=torch.int64)).to(device)
     number = inputs.get("number", torch.zeros(len(user), 0)).to(device)
     with torch.inference_mode():
-        logit_B: Tensor = ranker.model(Batch(user, item, history, category, number))
+        logit_B: Tensor = ranker.model(
+            Batch(user, item, history, category, number, ranker.source.newest_user_sids()[user])
+        )
     return logit_B.cpu()
 
 

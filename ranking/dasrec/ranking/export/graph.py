@@ -17,14 +17,18 @@ from dasrec.ranking.rows import Batch
 class CtrGraph(nn.Module):
     """(logit, probability) from indices; all shapes follow from the inputs' shapes."""
 
-    def __init__(self, model: CtrModel, calibration: Calibration) -> None:
+    user_sid_U: Tensor
+
+    def __init__(self, model: CtrModel, calibration: Calibration, user_sid_U: Tensor) -> None:
         """Wrap a copy of a model, on the CPU.
 
         Args:
             model: trained.
             calibration: of its logits.
+            user_sid_U: (U + 1,) row of each user's semantic ID, the newest.
         """
         super().__init__()
+        self.register_buffer("user_sid_U", user_sid_U.cpu(), persistent=False)
         self.model = copy.deepcopy(model).cpu().eval()
         self.model.embedding.static_shapes = True
         for module in self.model.modules():
@@ -48,7 +52,8 @@ class CtrGraph(nn.Module):
         none_B0 = user_B.new_zeros((user_B.shape[0], 0))
         category_BC = given.get("category", none_B0)
         number_BC = given.get("number", none_B0.float())
-        logit_B = self.model(Batch(user_B, item_B, history_BT, category_BC, number_BC))
+        batch = Batch(user_B, item_B, history_BT, category_BC, number_BC, self.user_sid_U[user_B])
+        logit_B = self.model(batch)
         return logit_B, self.calibrate(logit_B)
 
 

@@ -56,6 +56,11 @@ class FeatureConfig(StageConfig):
     user_sids: bool = True
     """Use the user's semantic ID, where there is one."""
 
+    sid_moments: bool = True
+    """Give each row the SID that its user had at its time, where the semantic IDs hold them
+    (`assign.user_moments`); false takes today's SID for all rows, which in training were made from
+    the rows' own labels."""
+
     sid_levels: bool = True
     """One embedding per level and code."""
 

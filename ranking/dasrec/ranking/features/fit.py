@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from dasrec.core.corpus import Corpus, Int64s
+from dasrec.core.moments import num_moments
 from dasrec.core.semantic_ids import SemanticIds, SidTable
 from dasrec.ranking.features import columns
 from dasrec.ranking.features.config import FeatureConfig
@@ -151,10 +152,17 @@ def _fit_sids(config: FeatureConfig, corpus: Corpus, sids: SemanticIds | None) -
                 f"ranking: {side} has {size} rows in the corpus but {len(table.codes)} semantic "
                 "IDs; assign them again from this corpus"
             )
+    moments = sids.user_moments
+    if moments is not None and len(moments.row) != num_moments(corpus):
+        raise ValueError(
+            f"ranking: the corpus has {num_moments(corpus)} moments but {len(moments.row)} user "
+            "semantic IDs over time; assign them again from this corpus"
+        )
     return FittedSids(
         fingerprint=sids.fingerprint,
         item_levels=learned_levels(items) if items is not None else (),
         user_levels=learned_levels(users) if users is not None else (),
         item_dim=items.vectors.shape[1] if items is not None else 0,
         user_dim=users.vectors.shape[1] if users is not None else 0,
+        user_moments=users is not None and config.sid_moments and moments is not None,
     )

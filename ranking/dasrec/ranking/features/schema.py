@@ -69,6 +69,9 @@ class FittedSids(StageConfig):
     user_dim: int
     """Width of the users'; 0 = not used."""
 
+    user_moments: bool = False
+    """Rows have the SID that the user had at their moment."""
+
 
 class FeatureSchema(StageConfig):
     """Vocabularies and statistics of the training rows."""
@@ -97,6 +100,11 @@ class FeatureSchema(StageConfig):
     def user_levels(self) -> tuple[int, ...]:
         """Codebook sizes of the user SID's learned levels; empty = no user SIDs."""
         return self.sids.user_levels if self.sids else ()
+
+    @property
+    def user_moments(self) -> bool:
+        """Rows have the SID that the user had at their moment."""
+        return self.sids is not None and self.sids.user_moments
 
     @property
     def shared_space(self) -> bool:
