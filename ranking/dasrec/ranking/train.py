@@ -110,7 +110,7 @@ def train_ranker(
             inputs,
             lambda scratch: save_ranker_payload(scratch, config, ranker, figures),
             seed=seed,
-            metrics=figures | {"train_seconds": round(seconds, 2)},
+            metrics=figures | {"train_seconds": round(seconds, 2), "history": fitted.history},
             replace=replace,
         )
         shutil.rmtree(work)
