@@ -18,7 +18,7 @@ from dasrec.core.corpus import Ragged
 from dasrec.eval.ranking_metrics import Floats, Int64s, Ints, recall_at_k
 
 Bools = npt.NDArray[np.bool_]
-_BLOCK = 1 << 24  # numbers of sums held at a time; bounds memory, never changes a result
+_BLOCK = 1 << 20  # numbers of sums held at a time; bounds memory, never changes a result
 
 
 def first_k(item_idx: Ints, k: int, num_items: int) -> tuple[Ints, Bools]:
@@ -107,7 +107,7 @@ def list_diversity(item_idx: Ints, ks: Sequence[int], item_vectors: npt.ArrayLik
             sums += _incidence(top[:, held:], real[:, held:], len(vectors)) @ unit
             held, count = k, real.sum(1)
             own = np.where(real, square[np.where(real, top, 0)], 0.0).sum(1)
-            together = (sums**2).sum(1) - own
+            together = np.einsum("qd,qd->q", sums, sums) - own
             value[block] = np.where(count > 1, 1 - _divided(together, count * (count - 1)), np.nan)
     return values
 
