@@ -181,6 +181,9 @@ def test_predicates_are_held_once_each() -> None:
         sums = ItemFilter(trie, 50, predicates)._sums
         assert sums is not None
         assert len(sums) == num_sets
+    sums = ItemFilter(trie, 2, one)._sums
+    assert sums is not None
+    assert sums.data_ptr() == one.sums.data_ptr()  # no copy
     assert ItemFilter(trie, 2).is_trivial
 
 

@@ -160,7 +160,8 @@ class ItemFilter:
         for row in sets.values():
             row.check(index)
         numbers = {key: number for number, key in enumerate(sets)}
-        self._sums = torch.stack([row.sums for row in sets.values()])
+        sums = [row.sums for row in sets.values()]
+        self._sums = sums[0].unsqueeze(0) if len(sums) == 1 else torch.stack(sums)
         self._set_of_user = torch.tensor([numbers[id(r)] for r in rows], device=index.device)
 
     def _listed(self, name: str, rows: Lists, batch_size: int) -> tuple[Tensor, Tensor]:
