@@ -65,7 +65,16 @@ def test_other_threads_see_all_positions() -> None:
         other = threading.Thread(target=run)
         other.start()
         other.join()
+        hooks = list(body.layers[-1].mlp._forward_pre_hooks.values())
     assert torch.equal(found[0], found[1])
+
+    def call_late() -> None:  # torch has read the hooks, then this thread's were removed
+        found.extend(hook(body.layers[-1].mlp, (found[0],)) for hook in hooks)
+
+    late = threading.Thread(target=call_late)
+    late.start()
+    late.join()
+    assert found[2:] == [None]
 
 
 def test_a_layer_that_does_more_is_run_in_full(monkeypatch: pytest.MonkeyPatch) -> None:

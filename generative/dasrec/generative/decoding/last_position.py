@@ -38,14 +38,13 @@ class LastPosition:
         """Within, this thread's forward passes are right at the last position only."""
         thread = threading.get_ident()
 
-        def cut(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        def cut(module: nn.Module, args: Any) -> Any:
             if not args or threading.get_ident() != thread:  # others may run the same model
                 return None
-            return (args[0][:, -1:], *args[1:]), kwargs
+            return (args[0][:, -1:], *args[1:])
 
-        handles = [
-            module.register_forward_pre_hook(cut, with_kwargs=True) for module in self._modules
-        ]
+        # Not with_kwargs: a thread that has read a hook just removed would call it without them.
+        handles = [module.register_forward_pre_hook(cut) for module in self._modules]
         try:
             yield
         finally:
