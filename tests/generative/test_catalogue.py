@@ -276,6 +276,8 @@ def test_save_and_load(tmp_path: Path) -> None:
     trie.save(tmp_path / "trie.safetensors")
     with pytest.raises(ValueError, match="a trie, not a catalogue"):
         Catalogue.load(tmp_path / "trie.safetensors")
+    with pytest.raises(ValueError, match=r"a catalogue, not a trie; .*Catalogue\.load"):
+        SidTrie.load(path)  # its retired items would come back
 
 
 def test_errors_change_nothing() -> None:

@@ -234,6 +234,11 @@ class SidTrie:
                 f"{path}: trie of other semantic IDs, got {header['fingerprint']!r} instead of"
                 f" {fingerprint!r}; build it again"
             )
+        if "enabled" in tensors:
+            raise ValueError(
+                f"{path}: a catalogue, not a trie; read it with Catalogue.load, which knows what is"
+                " retired"
+            )
         return cls.from_contents(header, tensors)
 
     @classmethod
