@@ -107,6 +107,8 @@ def test_predicates_reach_other_decoders() -> None:
         for prefix in {sid[:length] for sid in sids}:
             row = torch.tensor([prefix], dtype=torch.int64)
             assert set(constraint.allowed(row).token_C.tolist()) == next_tokens(sids, prefix)
+    with pytest.raises(ValueError, match="allowed: no item is left"):
+        SidConstraint(trie, allowed=Allowed.of(trie, torch.zeros_like(keep)))
 
 
 @pytest.mark.parametrize("end", [None, END])

@@ -42,7 +42,7 @@ class SidConstraint:
             allowed: The items that may come; None for all that are not retired.
 
         Raises:
-            ValueError: SIDs of different length, and no `after_end`.
+            ValueError: SIDs of different length, and no `after_end`; or no item that may come.
         """
         if any(trie.level_padded) and after_end is None:
             raise ValueError(
@@ -52,6 +52,9 @@ class SidConstraint:
         self.trie = trie
         self._after_end = after_end
         self._filter = ItemFilter(trie, 1, allowed)
+        root = torch.zeros(1, dtype=torch.int64, device=trie.device)
+        if not self._filter.alive(0, trie.children(0, root).node_C, root).any():
+            raise ValueError("allowed: no item is left; allow or enable some of the catalogue's")
         self._sorted_tokens = [tokens.sort() for tokens in trie.level_token_ids]
 
     def mask(self, logits_RV: Tensor, token_RS: Tensor) -> Tensor:
