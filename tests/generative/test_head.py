@@ -141,3 +141,18 @@ def test_the_vocabulary_is_summed_in_parts(
         found = head.log_normalizer(states_BTX, head.logits(states_BTX, 0), "full")
         logits_BTV = model(input_ids=ids).logits
     torch.testing.assert_close(found, logits_BTV.logsumexp(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_probability_is_above_one(dtype: torch.dtype) -> None:
+    """Logits of a bf16 matrix product are rounded by more than a sure code's log-probability."""
+    model = make_model("qwen3").to(dtype)
+    head = LevelHead(model, SCATTERED)
+    with torch.no_grad():
+        direction = model.get_output_embeddings().weight[SCATTERED[0][0]].float()
+        states = (direction * torch.linspace(1, 40, 200).unsqueeze(1)).to(dtype)
+        logits = head.logits(states, 0)
+        log_p = logits - head.log_normalizer(states, logits, "full").unsqueeze(-1)
+    assert log_p.max() > -0.01  # some code is sure
+    assert float(log_p.max()) <= 1e-4
+    assert float(log_p.logsumexp(-1).max()) <= 1e-4

@@ -163,9 +163,14 @@ class LevelHead:
         if normalize != "full":
             return logits_RK.logsumexp(-1)
         if self.restricted and type(self._output) is nn.Linear:
-            return self._log_sum_exp(self._output, states_RX)
-        parts = [self._full(chunk).logsumexp(-1) for chunk in self._chunks(states_RX)]
-        return torch.cat(parts).view(states_RX.shape[:-1])
+            log_z = self._log_sum_exp(self._output, states_RX)
+        else:
+            parts = [self._full(chunk).logsumexp(-1) for chunk in self._chunks(states_RX)]
+            log_z = torch.cat(parts).view(states_RX.shape[:-1])
+        if torch.finfo(states_RX.dtype).bits < 32:
+            # Rounded as the vocabulary's logits are, a sum can come out below its own part.
+            log_z = torch.maximum(log_z, logits_RK.logsumexp(-1))
+        return log_z
 
     def _log_sum_exp(self, output: nn.Linear, states_RX: Tensor) -> Tensor:
         """(R,) log of the sum of exp(logit) over the vocabulary, some tokens at a time."""
