@@ -34,6 +34,7 @@ class TableHead:
     """Stands for `LevelHead`: the state of a beam is the number of its user."""
 
     config = SimpleNamespace(_attn_implementation="sdpa")
+    arguments = frozenset({"position_ids"})
     dtype = torch.float32
 
     def __init__(self, logits: list[Tensor]) -> None:

@@ -255,3 +255,43 @@ def test_a_static_cache_stays_where_it_is() -> None:
             beams.advance(token, parent)
     assert [layer.keys.data_ptr() for layer in beams._cache.layers] == places
     assert {layer.num_used for layer in beams._cache.layers} == {9 + sum(WIDTHS)}
+
+
+SLOTS: dict[str, dict[str, Any]] = {
+    "gpt_neo": {
+        "hidden_size": 24,
+        "num_heads": 4,
+        "num_layers": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 5,
+    },
+    "mpt": {"d_model": 24, "n_heads": 4, "n_layers": 2},
+    "bloom": {"hidden_size": 24, "n_head": 4, "n_layer": 2},
+}
+"""Attention that counts a token's distance in places of the cache, not in positions."""
+
+
+@pytest.mark.parametrize("name", SLOTS)
+def test_distances_counted_in_places_take_no_tree(name: str) -> None:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name, vocab_size=VOCAB, **SLOTS[name])
+    model, prompts, steps = AutoModelForCausalLM.from_config(config).eval(), make_prompts(), Steps()
+    head = LevelHead(model, make_trie()[0].level_token_ids)
+    beams = start_beams(head, *prompts, "auto")
+    assert type(beams).__name__ == "ExpandBeams"
+    check(model, beams, steps, prompts)
+    with pytest.raises(
+        ValueError, match="mode: 'tree' needs a model that takes"
+    ):
+        start_beams(head, *prompts, "tree")
+
+
+@pytest.mark.parametrize("name", ["rwkv", "mamba2"])
+def test_models_without_keys_and_values_are_refused(name: str) -> None:
+    options = {"num_heads": 6, "head_dim": 8, "n_groups": 1} if name == "mamba2" else {}
+    config = transformers.AutoConfig.for_model(
+        name, vocab_size=VOCAB, hidden_size=24, num_hidden_layers=2, **options
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ValueError, match="its decoder takes no past_key_values"):
+        LevelHead(model, make_trie()[0].level_token_ids)

@@ -7,16 +7,13 @@
 Shape letters: B users, T prompt tokens, W beams now, X the width of `LevelHead.states`.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from dasrec.generative.decoding.expand_beams import ExpandBeams
 from dasrec.generative.decoding.head import LevelHead
 from dasrec.generative.decoding.prefix_cache import PromptPrefix
-from dasrec.generative.decoding.prompts import check_length as check_length
-from dasrec.generative.decoding.prompts import check_prompts as check_prompts
-from dasrec.generative.decoding.prompts import prompt_positions as prompt_positions
 from dasrec.generative.decoding.slot_cache import slot_cache
 from dasrec.generative.decoding.tree_beams import TreeBeams
 
@@ -64,14 +61,20 @@ def start_beams(
         prefix: What comes before every prompt.
 
     Raises:
-        ValueError: A static cache or a prefix without the tree, or a prefix of other weights.
+        ValueError: A tree of a model that cannot take its mask, a static cache or a prefix without
+            the tree, or a prefix of other weights.
     """
     if mode == "auto":
-        mode = "tree" if takes_tree_mask(head.config) else "expand"
+        mode = "tree" if takes_tree_mask(head) else "expand"
     if mode == "expand":
         _refuse(cache == "static", "cache: 'static'", "; leave it 'dynamic'")
         _refuse(prefix is not None, "prefix", ", not this model; write it into the prompts")
         return ExpandBeams(head, input_ids, attention_mask)
+    if not takes_tree_mask(head):
+        raise ValueError(
+            "mode: 'tree' needs a model that takes the mask of a tree, not this one; leave it"
+            " 'auto', or load the model with attn_implementation='sdpa'"
+        )
     length = input_ids.shape[1]
     if prefix is not None:
         prefix.check(head.model)
@@ -85,11 +88,19 @@ def _refuse(asked: bool, what: str, instead: str) -> None:
         raise ValueError(f"{what}: needs mode 'tree'{instead}")
 
 
-def takes_tree_mask(config: Any) -> bool:
-    """Whether a model's attention takes a mask of its own for each pair of tokens."""
+def takes_tree_mask(head: LevelHead) -> bool:
+    """Whether a model's attention takes a mask of its own for each pair of tokens.
+
+    And none of its own making by places in the cache, where the beams of a tree lie side by side:
+    the windows of GPT-Neo's local layers, or ALiBi (Bloom, MPT, Falcon), which is all that a
+    decoder without positions has.
+    """
+    config = head.config
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
         config._attn_implementation in {"eager", "sdpa"}
         and kinds <= {"full_attention", "sliding_attention"}
         and not getattr(config, "alibi", False)
+        and "local" not in (getattr(config, "attention_layers", None) or ())
+        and "position_ids" in head.arguments
     )

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dasrec.generative.decoding.beams import Mode, check_length, check_prompts, start_beams
+from dasrec.generative.decoding.beams import Mode, start_beams
 from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.paths import item_paths
+from dasrec.generative.decoding.prompts import check_length, check_prompts
 
 
 @torch.no_grad()

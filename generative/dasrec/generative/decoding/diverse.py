@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.decoding.beams import Mode, check_length, check_prompts, start_beams
+from dasrec.generative.decoding.beams import Mode, start_beams
 from dasrec.generative.decoding.candidates import (
     NEVER,
     Candidates,
@@ -28,6 +28,7 @@ from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.laps import Laps
 from dasrec.generative.decoding.leaves import expand_leaves
+from dasrec.generative.decoding.prompts import check_length, check_prompts
 from dasrec.generative.decoding.search import SearchResult
 
 _NO_KEY = torch.iinfo(torch.int64).min

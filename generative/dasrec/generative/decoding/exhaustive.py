@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from dasrec.generative.decoding.beams import check_length, check_prompts, prompt_positions
 from dasrec.generative.decoding.head import LevelHead, Normalize
 from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.paths import leaf_places
+from dasrec.generative.decoding.prompts import check_length, check_prompts, prompt_positions
 
 
 class _Leaves(NamedTuple):

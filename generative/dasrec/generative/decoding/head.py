@@ -7,6 +7,7 @@ R rows of any batch shape, X = H, or V where the head cannot be restricted (see 
 """
 
 import copy
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -44,6 +45,7 @@ class LevelHead:
 
     Attributes:
         config: The text model's config.
+        arguments: Names of the arguments that the decoder takes.
         restricted: Whether only the level's rows are computed.
         dtype: Of the hidden states, and of an additive attention mask.
     """
@@ -56,7 +58,8 @@ class LevelHead:
             level_token_ids: L tensors (K,) of vocabulary ids.
 
         Raises:
-            ValueError: The model is in training mode, or a token is outside its vocabulary.
+            ValueError: The model is in training mode or keeps no keys and values, or a token is
+                outside its vocabulary.
         """
         self.model: Any = model
         self._require_eval()
@@ -65,6 +68,12 @@ class LevelHead:
             base = base.get_base_model()
         self.config: Any = base.config.get_text_config()
         self._body: Any = base.get_decoder()
+        self.arguments = frozenset(inspect.signature(self._body.forward).parameters)
+        if "past_key_values" not in self.arguments:
+            raise ValueError(
+                f"model: {type(base).__name__}: its decoder takes no past_key_values, without which"
+                " beams cannot share a prompt; take a transformer with a key-value cache"
+            )
         self._output: Any = base.get_output_embeddings()
         self._last = LastPosition(self._body)
         self.restricted = True

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.decoding.beams import Mode, check_length, check_prompts, start_beams
+from dasrec.generative.decoding.beams import Mode, start_beams
 from dasrec.generative.decoding.candidates import NEVER, Candidates, Frontier, extend, root
 from dasrec.generative.decoding.filters import ItemFilter, Lists, Predicates, Ragged
 from dasrec.generative.decoding.head import LevelHead, Normalize
@@ -23,6 +23,7 @@ from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.laps import Laps
 from dasrec.generative.decoding.noise import child_key, gumbel, gumbel_below
 from dasrec.generative.decoding.paths import leaf_places
+from dasrec.generative.decoding.prompts import check_length, check_prompts
 
 
 class Sample(NamedTuple):

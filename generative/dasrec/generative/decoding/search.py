@@ -10,14 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dasrec.generative.decoding.beams import (
-    Beams,
-    CacheKind,
-    Mode,
-    check_length,
-    check_prompts,
-    start_beams,
-)
+from dasrec.generative.decoding.beams import Beams, CacheKind, Mode, start_beams
 from dasrec.generative.decoding.candidates import (
     NEVER,
     Candidates,
@@ -32,6 +25,7 @@ from dasrec.generative.decoding.index import SidIndex
 from dasrec.generative.decoding.laps import Laps
 from dasrec.generative.decoding.leaves import expand_leaves
 from dasrec.generative.decoding.prefix_cache import PromptPrefix
+from dasrec.generative.decoding.prompts import check_length, check_prompts
 from dasrec.generative.decoding.widths import beam_widths, per_user
 
 

@@ -78,7 +78,7 @@ class FixedShapeSearch:
         if cuda_graph and self._device.type != "cuda":
             raise ValueError(f"cuda_graph: needs a model on a CUDA device, not {self._device}")
         self._head = LevelHead(model, trie.level_token_ids)
-        if not takes_tree_mask(self._head.config):
+        if not takes_tree_mask(self._head):
             raise ValueError(
                 "model: its attention cannot take the mask of a tree of beams; search with"
                 " constrained_beam_search, or load it with attn_implementation='sdpa'"

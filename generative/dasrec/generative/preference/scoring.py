@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dasrec.core import SemanticIds
-from dasrec.generative.decoding.beams import prompt_positions
 from dasrec.generative.decoding.paths import item_paths
+from dasrec.generative.decoding.prompts import prompt_positions
 from dasrec.generative.decoding.trie import SidTrie
 from dasrec.generative.model.logits import rescale
 from dasrec.generative.training.loss import OutputRows
