@@ -280,9 +280,7 @@ def test_distances_counted_in_places_take_no_tree(name: str) -> None:
     beams = start_beams(head, *prompts, "auto")
     assert type(beams).__name__ == "ExpandBeams"
     check(model, beams, steps, prompts)
-    with pytest.raises(
-        ValueError, match="mode: 'tree' needs a model that takes"
-    ):
+    with pytest.raises(ValueError, match="mode: 'tree' needs a model that takes"):
         start_beams(head, *prompts, "tree")
 
 
