@@ -9,9 +9,10 @@ import pytest
 
 from dasrec.core import Ragged
 from dasrec.eval.ctr_metrics import ctr_report
-from dasrec.eval.modules import METRICS, load_metric, metric_path
+from dasrec.eval.modules import METRICS, comparison_path, load_comparison, load_metric, metric_path
 from dasrec.eval.ranking_metrics import rank_of_target, ranking_metrics
 from dasrec.eval.scorecard import Backdrop, score_lists
+from dasrec.eval.significance import compare
 
 LISTS = [[4, 7, 2], [7], [], [1, 2]]
 
@@ -100,6 +101,19 @@ def test_ctr_module_is_the_report() -> None:
     assert got == pytest.approx(ctr_report(users, labels, logits))
     short = metric.compute(predictions=logits, references=labels)
     assert short == {name: pytest.approx(got[name]) for name in ("auc", "logloss")}
+
+
+def test_paired_test_is_the_comparison() -> None:
+    rng = np.random.default_rng(1)
+    one, users = rng.random(90), rng.integers(0, 40, 90)
+    two = one + rng.normal(0.02, 0.1, 90)
+    got = load_comparison("paired_test").compute(
+        predictions1=one, predictions2=two, users=users, num_samples=500, seed=3
+    )
+    assert got == compare(one, two, users, num_samples=500, seed=3)._asdict()
+    assert got["difference"] == pytest.approx((two - one).mean())
+    with pytest.raises(ValueError, match="comparison 't_test': unknown; known: paired_test"):
+        comparison_path("t_test")
 
 
 def test_every_module_has_the_layout_that_evaluate_wants() -> None:

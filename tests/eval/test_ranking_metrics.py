@@ -73,6 +73,23 @@ def test_agrees_with_ir_measures_on_several_targets() -> None:
     )
 
 
+def test_agrees_with_ir_measures_where_lists_repeat_items() -> None:
+    rng = np.random.default_rng(4)
+    lists = rng.integers(0, 20, (300, 12))
+    lists = np.where(np.arange(12) < rng.integers(0, 13, (300, 1)), lists, -1)
+    targets = random_targets(rng, 300, 20)
+    once = lists.copy()
+    for row in once:  # trec_eval knows no repeats: another item takes each repeat's place
+        seen: set[int] = set()
+        for place, item in enumerate(row.tolist()):
+            row[place] = 100 + place if item in seen and item >= 0 else item
+            seen.add(item)
+    assert (once != lists).any()
+    assert ranking_metrics(lists, targets, KS) == pytest.approx(
+        ir_measures_says(once, targets, KS), abs=1e-9
+    )
+
+
 def test_written_arithmetic_for_one_target() -> None:
     lists = np.array([[3, 1, 2], [3, 1, 2], [3, 1, 2], [1, -1, -1], [-1, -1, -1]])
     targets = np.array([3, 2, 9, 1, 1])  # ranks 1, 3, absent, 1, empty list
