@@ -59,6 +59,7 @@ def test_lines_come_back_as_written(tmp_path: Path) -> None:
     assert set(raw) == {
         "topic", "dataset", "protocol", "method", "variant", "seed", "split", "metrics", "users",
         "seconds", "hardware", "command", "config_sha256", "data_sha256", "code", "date",
+        "conditions",
     }  # fmt: skip
 
 
@@ -86,6 +87,21 @@ def test_table_says_what_the_lines_say(tmp_path: Path) -> None:
     other = markdown[markdown.index("### ml_1m") :]
     assert cells(other, "**test**")[0]["gauc"] == "0.6100"
     assert cells(other, "by slice**")[0]["cold_items"] == "0.0200"
+
+
+def test_footnotes_say_how_the_lists_were_made(tmp_path: Path) -> None:
+    known = {"exclude_seen": True, "history": 20, "beams": 50, "data": "d"}
+    append_results(
+        tmp_path,
+        line(conditions=known),
+        line(seed=1, conditions=known | {"beams": 20}),
+        line(method="sasrec", conditions={"exclude_seen": False, "history": 50, "beams": None}),
+        line(method="old"),
+    )
+    notes = re.findall(r"^\[\^[^]]+\]: (.*)$", results_table(tmp_path), re.MULTILINE)
+    assert "; seen items left out, history 20, 50 beams, 20 beams; " in notes[0]
+    assert "; seen items listed, history 50; " in notes[1]
+    assert "seen items" not in notes[2]
 
 
 def test_tokenizers_have_tables_of_their_semantic_ids(tmp_path: Path) -> None:
@@ -185,6 +201,7 @@ def test_report_becomes_lines(
     assert test.metrics["recall@10[tie_free]"] == splits["test"]["tie_free"]["recall@10"]
     assert test.metrics["users[tie_free]"] == splits["test"]["tie_free"]["users"]
     assert (test.metrics["collision_rate"], test.users) == (0, 60)
+    assert test.conditions == json.loads((tmp_path / "report" / "protocol.json").read_text())
     shown = cells(results_table(tmp_path / "results"), "**test**")[0]
     assert shown["ndcg@5"] == f"{splits['test']['all']['ndcg@5']:.4f}"
 

@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -74,6 +75,9 @@ class ResultLine(Line):
     """Wall-clock seconds per stage."""
     config_sha256: str
     """Digest of the resolved config."""
+    conditions: dict[str, Any] = Field(default_factory=dict)
+    """The report's protocol.json, see `dasrec.eval.protocol.Protocol`. Empty in lines from before
+    there were protocols, and for figures that are not of lists."""
 
     @field_validator("metrics")
     @classmethod

@@ -152,6 +152,7 @@ def results_of_report(
             hardware=hardware(),
             command=command,
             config_sha256=config_sha256,
+            conditions={} if report.protocol is None else report.protocol.as_json(),
             data_sha256=data_sha256,
             code=code_version(),
             date=now,

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dasrec.eval.result_line import ComparisonLine, ResultLine
 from dasrec.eval.results_tables import TableOf, tables_of
@@ -129,6 +129,7 @@ def _note(name: str, seeds: list[ResultLine]) -> str:
         commands,
         f"seeds {all_of('seed')}",
         all_of("hardware"),
+        *_conditions(seeds),
         *([seconds] if seconds else []),
         f"config {', '.join(dict.fromkeys(line.config_sha256[:12] for line in seeds))}",
         f"data {', '.join(dict.fromkeys(line.data_sha256[:12] for line in seeds))}",
@@ -136,6 +137,20 @@ def _note(name: str, seeds: list[ResultLine]) -> str:
         all_of("date"),
     ]
     return f"[^{name}]: {'; '.join(facts)}"
+
+
+def _conditions(seeds: list[ResultLine]) -> list[str]:
+    """What a reader must know of how the lists were made, where the lines say it."""
+    words: dict[str, Callable[[Any], str]] = {
+        "exclude_seen": lambda left_out: f"seen items {'left out' if left_out else 'listed'}",
+        "history": "history {}".format,
+        "beams": "{} beams".format,
+    }
+    found = []
+    for field, word in words.items():
+        values = dict.fromkeys(line.conditions.get(field) for line in seeds)
+        found += [word(value) for value in values if value is not None]
+    return [", ".join(found)] if found else []
 
 
 def _comparison_parts(data: Data, lines: Sequence[ComparisonLine]) -> tuple[list[str], list[str]]:
