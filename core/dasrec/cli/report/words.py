@@ -101,12 +101,12 @@ def slice_label(name: str) -> str:
 def quantity_label(name: str) -> str:
     """A logged quantity for the top of a plot.
 
-    >>> quantity_label("eval_ndcg@10"), quantity_label("align/u2i_item")
-    ('NDCG@10 on validation', 'align: u2i item')
+    >>> quantity_label("eval_ndcg@10"), quantity_label("gauc"), quantity_label("align/u2i_item")
+    ('NDCG@10 on validation', 'GAUC on validation', 'align: u2i item')
     """
     if name in _QUANTITIES:
         return _QUANTITIES[name]
-    if name.startswith("eval_") or name.partition("@")[1]:
+    if name.startswith("eval_") or name.partition("@")[0] in _METRICS:
         return f"{metric_label(name.removeprefix('eval_'))} on validation"
     return name.replace("/", ": ").replace("_", " ")
 
@@ -136,7 +136,7 @@ def p_text(value: float | None) -> str:
 def duration(seconds: float) -> str:
     """Seconds as people say them.
 
-    >>> duration(4.2), duration(75), duration(7300)
+    >>> duration(4.2), duration(75), duration(7320)
     ('4 s', '1 min 15 s', '2 h 2 min')
     """
     whole = round(seconds)
