@@ -20,7 +20,7 @@ from dasrec.baselines import (
 )
 from dasrec.cli.leak import check_leak
 from dasrec.cli.main import main
-from dasrec.core import Corpus, build_config, load_corpus, write_artifact
+from dasrec.core import Corpus, PrepareConfig, build_config, load_corpus, prepare, write_artifact
 from dasrec.core.corpus import Int64s, Ragged, save_corpus_payload
 from dasrec.core.embed import EmbedConfig, embed
 from dasrec.eval.leakage import (
@@ -30,6 +30,7 @@ from dasrec.eval.leakage import (
     blind_training,
     check_order,
     check_statistics,
+    check_time,
     check_vectors,
 )
 
@@ -107,6 +108,7 @@ def found_in(findings: list[Finding]) -> set[str]:
 def test_a_clean_run_is_clean(tmp_path: Path, texts: bool) -> None:
     write_run(tmp_path, texts=texts)
     findings = check_leak(tmp_path)
+    # everyone's days are the same here, so leave-one-out trains on nothing of a later day
     assert all(finding.clean for finding in findings)
     expected = {"split", "popularity", "co-occurrence", "user texts", "embeddings: users"}
     expected |= {"recommendations/item_knn: learned", "recommendations/popularity: own target"}
@@ -181,10 +183,40 @@ def test_a_training_event_behind_a_held_out_one(tmp_path: Path) -> None:
     assert finding.detail.startswith("50 events lie in an earlier part")
 
 
+@pytest.mark.parametrize("method", ["leave_one_out", "global_time", "sliding_window"])
+def test_training_events_of_after_the_first_held_out_one(tmp_path: Path, method: str) -> None:
+    rng = np.random.default_rng(8)
+    log = pl.DataFrame(
+        {
+            "user_id": [f"u{u}" for u in rng.integers(0, 20, 200)],
+            "item_id": [f"i{i}" for i in rng.integers(0, 30, 200)],
+            "timestamp": rng.integers(0, 60, 200) * 86_400,
+            "pos": rng.integers(0, 100, 200),  # contradicts the time
+        }
+    )
+    log.write_parquet(tmp_path / "interactions.parquet")
+    cuts = {"valid_from": 0.8, "test_from": 0.9} if method != "leave_one_out" else {}
+    for order in ({}, {"columns": {"order": "pos"}, "path": "interactions.parquet"}):
+        values = {"split": {"method": method, **cuts}} | ({"interactions": order} if order else {})
+        config = build_config(PrepareConfig, values, "test")
+        corpus = prepare(config, tmp_path, tmp_path / "corpus", replace=True)
+        finding = check_time(corpus)
+        if method == "leave_one_out":
+            assert finding.clean is None
+            assert "% of the training events are later" in finding.detail
+        else:
+            assert finding == Finding(
+                "time", True, "0.0% of the training events are later than the first held-out one"
+            )
+            turned = dataclasses.replace(corpus, split=np.roll(corpus.split, 7))
+            assert check_time(turned).clean is False
+
+
 def test_statistics_of_a_corpus_without_held_out_events(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     bare = dataclasses.replace(corpus, split=np.zeros(150, np.int8))
     assert all(finding.clean for finding in check_statistics(bare))
+    assert check_time(bare).clean is None
 
 
 def test_vectors_may_differ_by_rounding_only() -> None:

@@ -26,6 +26,7 @@ from dasrec.eval.leakage import (
     check_lists,
     check_order,
     check_statistics,
+    check_time,
     check_vectors,
 )
 from dasrec.eval.tables import rich_table
@@ -53,7 +54,7 @@ def check_leak(run: Path, data_dir: Path | None = None) -> list[Finding]:
         max_history=config.users.max_history,
         labels=config.users.encoder != "lsa",
     )
-    findings = [check_order(corpus), *check_statistics(corpus, texts)]
+    findings = [check_order(corpus), check_time(corpus), *check_statistics(corpus, texts)]
     with tempfile.TemporaryDirectory() as scratch:
         if embeddings.exists():
             findings += _vectors(run, config, corpus, data_dir, Path(scratch))

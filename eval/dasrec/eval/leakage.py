@@ -26,6 +26,9 @@ from dasrec.core.texts import user_texts
 TOLERANCE = 1e-4
 """Floats made again on another machine differ by less; a leaked event moves its row by more."""
 
+BY_TIME = ("global_time", "sliding_window")
+"""Splits that promise that nothing of after the first held-out event is trained on."""
+
 WINDOW = 5
 """Places apart of the pairs that are counted."""
 
@@ -85,6 +88,25 @@ def check_order(corpus: Corpus) -> Finding:
     back = (np.diff(corpus.split) < 0) & (np.diff(corpus.user_idx) == 0)
     detail = f"{int(back.sum())} events lie in an earlier part than the user's event before them"
     return Finding("split", not back.any(), detail)
+
+
+def check_time(corpus: Corpus) -> Finding:
+    """No training event is later than a held-out one, whoever's: promised by cuts in time alone.
+
+    Leave-one-out lets a model train on other users' events of after the test moment (Ji et al.,
+    2023, arXiv:2010.11060): no fault of the run, but said. An event counts as of the latest moment
+    of its user so far, as in `dasrec.core.split.split_global_time`.
+    """
+    train = np.asarray(corpus.split == SPLITS["train"])
+    if train.all() or not train.any():
+        return Finding("time", None, "nothing is held out, or nothing is for training")
+    span = int(corpus.timestamp.max()) - int(corpus.timestamp.min()) + 1
+    key = corpus.user_idx.astype(np.int64) * span + (corpus.timestamp - corpus.timestamp.min())
+    moment = np.maximum.accumulate(key) - corpus.user_idx.astype(np.int64) * span
+    late = moment[train] > moment[~train].min()
+    detail = f"{late.mean():.1%} of the training events are later than the first held-out one"
+    promised = corpus.manifest.config.get("split", {}).get("method") in BY_TIME
+    return Finding("time", not late.any() if promised or not late.any() else None, detail)
 
 
 def check_statistics(
