@@ -28,6 +28,7 @@ from dasrec.generative.decoding.engines import (
     SglangConstraint,
     VllmBatchConstraint,
     VllmRequestConstraint,
+    check_request,
 )
 from dasrec.generative.decoding.exhaustive import score_items
 from dasrec.generative.decoding.index import SidIndex
@@ -331,6 +332,31 @@ def test_a_request_without_its_trie_is_refused() -> None:
     VllmSids.validate_params(SimpleNamespace(extra_args=None))
     with pytest.raises(ValueError, match="sid_trie: no file nowhere; give the path"):
         VllmSids.validate_params(SimpleNamespace(extra_args={"sid_trie": "nowhere"}))
+
+
+@pytest.mark.parametrize("end", [None, END])
+def test_short_sids_in_engines(tmp_path: Any, end: int | None) -> None:
+    codes = short_codes(prefix_free=end is None)
+    path, text = str(tmp_path / "trie"), str(tmp_path / "text")
+    SidTrie.from_sids(codes, SIZES, TOKENS, end_token_id=end).save(path)
+    (tmp_path / "text").write_text("no trie")
+    for request, message in (
+        ({"sid_trie": path}, "after_end: the catalogue has SIDs of different length"),
+        ({"sid_trie": text}, "not a trie"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_request(request)
+    request: dict[str, Any] = {"sid_trie": path, "sid_after_end": FILL}
+    check_request(request)
+    sids = spelled(codes, FILL, end)
+    process = VllmRequestConstraint.of(SimpleNamespace(extra_args=request))
+    assert process is not None
+    outputs = sorted({sid[:length] for sid in sids for length in range(3)})
+    params = [{**request, "__req__": SimpleNamespace(output_ids=o)} for o in outputs]
+    masked = SglangConstraint()(torch.randn(len(outputs), VOCAB), params)
+    for output, row in zip(outputs, masked, strict=True):
+        assert kept(row) == next_tokens(sids, output)
+        assert kept(process(list(output), torch.randn(VOCAB))) == next_tokens(sids, output)
 
 
 def test_vllm_batch_processor(saved: tuple[str, list[tuple[int, ...]]]) -> None:

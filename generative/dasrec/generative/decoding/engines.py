@@ -7,14 +7,15 @@ ranking. For the exact ranking use `constrained_beam_search`.
 
 Requests say where the trie is (what `SidTrie.save` wrote): `extra_args={"sid_trie": PATH}` in vLLM,
 `custom_params={"sid_trie": PATH}` in SGLang. Requests without it are left alone. Set the number of
-new tokens to L, the levels of the trie; what comes after a whole SID is not constrained.
+new tokens to L, the levels of the trie; what comes after a whole SID is not constrained. Where SIDs
+differ in length, `"sid_after_end": TOKEN` beside the path names the token that fills up short ones.
 
 Shape letters: R rows of logits, V vocabulary, L levels, S codes generated so far.
 """
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from dasrec.generative.decoding.constraint import SidConstraint
 from dasrec.generative.decoding.trie import SidTrie
 
-_KEY = "sid_trie"
+_KEY, _AFTER_END = "sid_trie", "sid_after_end"
 
 
 @lru_cache(maxsize=4)
@@ -31,15 +32,35 @@ def load_constraint(path: str, device: torch.device, after_end: int | None = Non
     return SidConstraint(SidTrie.load(path).to(device), after_end)
 
 
+class _Asked(NamedTuple):
+    """What a request says of its trie."""
+
+    path: str
+    after_end: int | None
+
+    @classmethod
+    def by(cls, params: dict[str, Any] | None) -> "_Asked | None":
+        """What the parameters of a request ask for, if anything."""
+        if not params or params.get(_KEY) is None:
+            return None
+        return cls(params[_KEY], params.get(_AFTER_END))
+
+    def constraint(self, device: torch.device) -> SidConstraint:
+        return load_constraint(self.path, device, self.after_end)
+
+
 def check_request(params: dict[str, Any] | None) -> None:
-    """Refuse a request whose trie is not there, where an error costs that request alone.
+    """Refuse a request whose trie cannot be used, where an error costs that request alone.
 
     Raises:
-        ValueError: No file at the path.
+        ValueError: No file at the path, not a trie, or one that needs `sid_after_end`.
     """
-    path = _path_of(params)
-    if path is not None and not Path(path).is_file():
-        raise ValueError(f"{_KEY}: no file {path}; give the path of a saved trie")
+    asked = _Asked.by(params)
+    if asked is None:
+        return
+    if not Path(asked.path).is_file():
+        raise ValueError(f"{_KEY}: no file {asked.path}; give the path of a saved trie")
+    asked.constraint(torch.device("cpu"))
 
 
 class VllmRequestConstraint:
@@ -51,19 +72,19 @@ class VllmRequestConstraint:
     `validate_params(params)` may call `check_request(params.extra_args)`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, after_end: int | None = None) -> None:
         """Constrain one request to the trie saved at `path`."""
-        self._path = path
+        self._asked = _Asked(path, after_end)
 
     @classmethod
     def of(cls, params: Any) -> "VllmRequestConstraint | None":
         """The constraint that a request's `SamplingParams` ask for, if any."""
-        path = _path_of(params.extra_args)
-        return None if path is None else cls(path)
+        asked = _Asked.by(params.extra_args)
+        return None if asked is None else cls(*asked)
 
     def __call__(self, output_token_ids: list[int], logits: Tensor) -> Tensor:
         """(V,) logits, -inf at tokens that lead to no item."""
-        constraint = load_constraint(self._path, logits.device)
+        constraint = self._asked.constraint(logits.device)
         token_1S = torch.tensor([output_token_ids], dtype=torch.int64, device=logits.device)
         if token_1S.shape[1] >= constraint.trie.num_levels:
             return logits
@@ -81,14 +102,14 @@ class VllmBatchConstraint:
     def __init__(self, vllm_config: Any, req_states: Any) -> None:
         """Keep the engine's view of the tokens of all request slots."""
         self._states = req_states
-        self._paths: list[str | None] = [None] * req_states.max_num_reqs
+        self._asked: list[_Asked | None] = [None] * req_states.max_num_reqs
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
         """Refuse a request before it reaches the model.
 
         Raises:
-            ValueError: No trie at its path.
+            ValueError: See `check_request`.
         """
         check_request(sampling_params.extra_args)
 
@@ -97,23 +118,24 @@ class VllmBatchConstraint:
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Note a slot's trie; whether its logits have to be changed."""
-        self._paths[req_idx] = _path_of(sampling_params.extra_args)
-        return self._paths[req_idx] is not None
+        self._asked[req_idx] = _Asked.by(sampling_params.extra_args)
+        return self._asked[req_idx] is not None
 
     def apply(self, logits: Tensor, ctx: Any) -> Tensor:
         """(R, V) logits, -inf at tokens that lead to no item."""
         slot_R = ctx.expanded_idx_mapping.long()
-        paths = [self._paths[slot] for slot in slot_R.tolist()]
+        asked_R = [self._asked[slot] for slot in slot_R.tolist()]
         start_R = self._states.prompt_len.gpu[slot_R].long()
         length_R = self._states.total_len.gpu[slot_R].long() - start_R
         all_tokens = self._states.all_token_ids.gpu
-        for path in sorted({path for path in paths if path is not None}):
-            row_N = torch.tensor([i for i, p in enumerate(paths) if p == path]).to(logits.device)
-            num_levels = load_constraint(path, logits.device).trie.num_levels
+        for asked in {asked for asked in asked_R if asked is not None}:
+            row_N = torch.tensor([i for i, a in enumerate(asked_R) if a == asked]).to(logits.device)
+            constraint = asked.constraint(logits.device)
+            num_levels = constraint.trie.num_levels
             place_NL = start_R[row_N].unsqueeze(1) + torch.arange(num_levels, device=logits.device)
             place_NL = place_NL.clamp(max=all_tokens.shape[1] - 1)
             token_NL = all_tokens[slot_R[row_N]].gather(1, place_NL).long()
-            _mask_rows(logits, path, row_N, token_NL, length_R[row_N])
+            _mask_rows(logits, constraint, row_N, token_NL, length_R[row_N])
         return logits
 
 
@@ -134,33 +156,29 @@ class SglangConstraint:
             logits: (R, V), changed in place.
             custom_param_list: One of each row; SGLang adds the request as `__req__`.
         """
-        rows: dict[str, list[int]] = {}
+        rows: dict[_Asked, list[int]] = {}
         outputs: dict[int, list[int]] = {}
         for row, params in enumerate(custom_param_list or []):
-            path = _path_of(params)
-            if path is not None:
-                rows.setdefault(path, []).append(row)
+            asked = _Asked.by(params)
+            if asked is not None:
+                rows.setdefault(asked, []).append(row)
                 outputs[row] = list(params["__req__"].output_ids)
-        for path, group in rows.items():
-            num_levels = load_constraint(path, logits.device).trie.num_levels
+        for asked, group in rows.items():
+            constraint = asked.constraint(logits.device)
+            num_levels = constraint.trie.num_levels
             padded = [(outputs[row] + [0] * num_levels)[:num_levels] for row in group]
             row_N, token_NL, length_N = (
                 torch.tensor(values, dtype=torch.int64).to(logits.device)
                 for values in (group, padded, [len(outputs[row]) for row in group])
             )
-            _mask_rows(logits, path, row_N, token_NL, length_N)
+            _mask_rows(logits, constraint, row_N, token_NL, length_N)
         return logits
 
 
-def _path_of(params: dict[str, Any] | None) -> str | None:
-    return None if not params else params.get(_KEY)
-
-
 def _mask_rows(
-    logits: Tensor, path: str, row_N: Tensor, token_NL: Tensor, length_N: Tensor
+    logits: Tensor, constraint: SidConstraint, row_N: Tensor, token_NL: Tensor, length_N: Tensor
 ) -> None:
     """Mask some rows in place, each after its own number of codes."""
-    constraint = load_constraint(path, logits.device)
     for length in range(token_NL.shape[1]):
         here_M = (length_N == length).nonzero().squeeze(1)
         if len(here_M):
