@@ -21,7 +21,12 @@ from dasrec.eval.significance import compare_reports
 WriteLists = Callable[..., Path]
 
 
-def write_run(run: Path, prompt: dict[str, Any], seed: int = 3) -> tuple[Corpus, Manifest]:
+BASE = {"prompt": {"max_history": 99}}
+
+
+def write_run(
+    run: Path, prompt: dict[str, Any], base_config: dict[str, Any] = BASE, seed: int = 3
+) -> tuple[Corpus, Manifest]:
     """A run directory with the manifests of a generator's whole line, and its lists."""
 
     def payload(scratch: Path) -> None:
@@ -45,8 +50,9 @@ def write_run(run: Path, prompt: dict[str, Any], seed: int = 3) -> tuple[Corpus,
     prepared = PrepareConfig(min_user_interactions=5).as_json()
     made = write_artifact(run / "corpus", "corpus", prepared, {"raw": raw}, payload, seed=seed)
     vectors = artifact("embeddings", "embeddings", EmbedConfig().as_json(), corpus=made)
-    sids = artifact("sids/das", "semantic_ids", {}, corpus=made, embeddings=vectors)
-    base = artifact("bases/das", "base_model", {"prompt": {"max_history": 99}}, semantic_ids=sids)
+    model = artifact("tokenizers/das", "tokenizer", {"max_history": 7}, embeddings=vectors)
+    sids = artifact("sids/das", "semantic_ids", {}, corpus=made, tokenizer=model)
+    base = artifact("bases/das", "base_model", base_config, semantic_ids=sids)
     model = artifact("generators/das", "generator", {"prompt": prompt}, base_model=base)
     corpus = load_corpus(run / "corpus")
     lists = Recommendations(
@@ -75,6 +81,11 @@ def test_protocol_is_read_off_the_manifests(tmp_path: Path) -> None:
     assert got.seeds["generator"] == got.seeds["embeddings"] == 3
     assert set(got.code) == set(got.seeds)
     assert got.not_found == {}
+
+
+def test_the_history_is_that_of_the_model_and_not_of_its_tokenizer(tmp_path: Path) -> None:
+    assert read_protocol(*write_run(tmp_path / "a", {})).history == 99
+    assert read_protocol(*write_run(tmp_path / "b", {}, {})).history is None
 
 
 def test_what_is_not_in_the_run_is_named(tmp_path: Path) -> None:

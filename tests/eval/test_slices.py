@@ -85,8 +85,9 @@ def test_popularity_is_of_training_interactions_only(corpus: Corpus) -> None:
 
 def test_quarters_do_not_depend_on_which_queries_have_a_list(corpus: Corpus) -> None:
     queries = corpus.queries("test")
-    whole, half = (slice_masks(corpus, q, ("time",)) for q in (queries, queries[::2]))
-    assert all((whole[name][::2] == half[name]).all() for name in whole)
+    some = len(queries) // 3  # early ones: time goes up with the row here
+    whole, part = (slice_masks(corpus, q, ("time",)) for q in (queries, queries[:some]))
+    assert all((whole[name][:some] == part[name]).all() for name in whole)
     assert all(0.15 < mask.mean() < 0.35 for mask in whole.values())
 
 
