@@ -1,15 +1,19 @@
 """The figures of a report against what they are made from."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from tests.cli.report.tiny_run import make_run
 
+from dasrec.cli.rank_tables import OVERALL
 from dasrec.cli.report.document import Document
 from dasrec.cli.report.examples import shared_levels
 from dasrec.cli.report.gather import report_document
+from dasrec.cli.report.page import render_page
 from dasrec.core import load_corpus, load_recommendations, load_sids
 from dasrec.eval.report import load_report
 from dasrec.eval.significance import bootstrap_interval, compare
@@ -141,6 +145,36 @@ def test_sids_and_ranking_are_there(run: Path, doc: Document) -> None:
     assert sizes == [size for size in das.usage[0] if size]
     (ranking,) = doc.ranking
     assert ranking.rows == (("das", "all", 0.75, 0.625, 0.5, None),)
+
+
+def test_a_comparison_of_rankers_is_shown_with_its_endpoints(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {})
+    figures = {"mean": 0.5, "sd": None, "values": [0.5]}
+    arm: dict[str, Any] = {"seeds": [0], "train_seconds": [2.0], "parameters": 7}
+    arm["slices"] = {"all": dict.fromkeys(OVERALL, figures) | {"num_users": 9, "num_rows": 99}}
+    compared = [
+        {"arm": "das", "against": "id_only", "slice": part, "metric": metric, "primary": primary}
+        | {"difference": 0.25, "low": 0.125, "high": 0.5, "p_holm": 0.03}
+        for part, metric, primary in (
+            ("all", "gauc", True),
+            ("unseen", "gauc", True),
+            ("cold", "gauc", False),
+            ("all", "auc", False),
+        )
+    ]
+    report = {"arms": {"das": arm, "id_only": arm}, "comparisons": compared}
+    (run / "rank_compare").mkdir()
+    (run / "rank_compare" / "report.json").write_text(json.dumps(report))
+    _, overall, by_slice = report_document([run]).ranking
+    assert [row[0] for row in overall.rows] == ["das", "id_only"]
+    assert [row[0] for row in by_slice.rows] == ["das", "id_only", "users", "rows"]
+    assert [(e.label, e.difference, e.p_holm) for e in overall.effects] == [
+        ("das - id_only: GAUC", (0.25, 0.125, 0.5), 0.03),
+        ("das - id_only: GAUC, unseen", (0.25, 0.125, 0.5), 0.03),
+    ]
+    assert "das - id_only: GAUC, unseen 0.2500 (0.1250 to 0.5000)" in render_page(
+        report_document([run])
+    )
 
 
 def test_only_answers_to_the_same_queries_are_compared(tmp_path: Path) -> None:

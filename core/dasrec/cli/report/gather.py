@@ -77,7 +77,7 @@ def _evaluated(systems: Sequence[System], split: Split, baseline: str | None) ->
         plotted += _first(of_group, MAX_PLOTTED)
         panels += slice_panels(group, number, split)
         named = {system.label: system for system in group}
-        shown = [named[label] for label in _first(_different(of_group), MAX_LISTS)]
+        shown = [named[label] for label in _first(_for_examples(of_group), MAX_LISTS)]
         examples += examples_of(shown, int(cuts.main.partition("@")[2]))
     return {
         "metric": cuts.main,
@@ -95,11 +95,11 @@ def _first(figures: Sequence[SystemFigures], number: int) -> list[str]:
     return [one.label for one in sorted(figures, key=lambda one: not one.chosen)][:number]
 
 
-def _different(figures: Sequence[SystemFigures]) -> list[SystemFigures]:
-    """One of the systems, the reference if it is among them, of each set with the same lists."""
+def _for_examples(figures: Sequence[SystemFigures]) -> list[SystemFigures]:
+    """One system, the reference if it can be, of those with the same lists; with SIDs first."""
     by_lists: dict[str, SystemFigures] = {}
     for one in figures:
         lists = one.provenance.get("lists", one.label)
         if one.chosen or lists not in by_lists:
             by_lists[lists] = one
-    return list(by_lists.values())
+    return sorted(by_lists.values(), key=lambda one: "semantic_ids" not in one.provenance)

@@ -70,7 +70,7 @@ def slices(doc: Document, group: Group) -> list[Plot]:
     systems = {system.label: system for system in group.systems}
     metric, found = metric_label(doc.slice_metric), []
     for panel in doc.slices:
-        if panel.group != group.number:
+        if panel.group != group.number or len(panel.queries) < 2:  # one slice is all queries
             continue
         rows = []
         for name in panel.queries:

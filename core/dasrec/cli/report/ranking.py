@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dasrec.cli.rank_compare import FOLDER
@@ -15,7 +16,12 @@ METRICS = ("auc", "gauc", "logloss", "ece")
 
 def ranking_of(runs: Sequence[NamedRun]) -> list[RankingFigures]:
     """CTR figures of the runs that have them."""
-    return [figures for named in runs for figures in (*_rankers(named), *_comparison(named))]
+    several = len(runs) > 1
+    return [
+        replace(figures, title=f"{named.name}: {figures.title}") if several else figures
+        for named in runs
+        for figures in (*_rankers(named), *_comparison(named))
+    ]
 
 
 def _rankers(named: NamedRun) -> Iterator[RankingFigures]:
@@ -28,7 +34,7 @@ def _rankers(named: NamedRun) -> Iterator[RankingFigures]:
         ]
     if rows:
         header = ("CTR model", "items", *METRICS)
-        yield RankingFigures(f"{named.name}: CTR models, test impressions", header, tuple(rows))
+        yield RankingFigures("CTR models, test impressions", header, tuple(rows))
 
 
 def _comparison(named: NamedRun) -> Iterator[RankingFigures]:
@@ -42,7 +48,7 @@ def _comparison(named: NamedRun) -> Iterator[RankingFigures]:
         (slice_table(report), ()),
     ):
         cells = tuple(tuple(row) for row in rows)
-        yield RankingFigures(f"{named.name}: {title}", tuple(header), cells, shown)
+        yield RankingFigures(title, tuple(header), cells, shown)
 
 
 def _is_shown(compared: Mapping[str, Any]) -> bool:

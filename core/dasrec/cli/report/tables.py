@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from dasrec.cli.report.document import Document, SystemFigures
+from dasrec.cli.report.runs import NO_VALUE
 from dasrec.cli.report.words import (
     Meaning,
     duration,
@@ -147,12 +148,13 @@ def tiles(doc: Document) -> list[Tile]:
     if doc.sids:
         first = doc.sids[0]
         shared = first.figures.get("item/collision_rate_before")
-        note = f"{first.label}, learned codes, before {first.policy.replace('_', ' ')}"
+        note = f"{first.label}, learned codes; policy: {first.policy.replace('_', ' ')}"
         if shared is not None:
             found.append(Tile("Items in collisions", f"{100 * shared:.1f}%", note))
     total = sum(sum(run.seconds.values()) for run in doc.runs)
     if total:
-        hardware = ", ".join(dict.fromkeys(run.provenance["hardware"] for run in doc.runs))
+        known = (run.provenance["hardware"] for run in doc.runs)
+        hardware = ", ".join(dict.fromkeys(name for name in known if name != NO_VALUE))
         found.append(Tile("Time of all steps", duration(total), hardware))
     return found
 
