@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from dasrec.core import Corpus, PrepareConfig, build_config, prepare
+from dasrec.core.split import split_sliding_window
+
+INDUSTRIAL = Path(__file__).parents[3] / "shared" / "data" / "minionerec_industrial_2018"
 
 # (user, item, day), in the order of the file
 LOG = [
@@ -112,3 +116,23 @@ def test_cold_items_are_in_no_training_event_and_in_all_others(tmp_path: Path) -
     for user, row in parts(corpus).items():
         kept = [e for e in plain[user].split() if e[1] != "0" or e[0] not in cold]
         assert row == " ".join(kept)
+
+
+@pytest.mark.skipif(not INDUSTRIAL.exists(), reason="the data set is not here")
+def test_sliding_window_is_the_published_split_of_minionerec() -> None:
+    log = pl.read_parquet(INDUSTRIAL / "interactions.parquet").sort("user_id", "pos")
+    user = np.unique(log["user_id"].to_numpy(), return_inverse=True)[1]
+    start = np.searchsorted(user, np.arange(user.max() + 2))
+    published = log["role"].replace_strict({"train": 0, "valid": 1, "test": 2}).to_numpy()
+    target = np.ones(len(log), np.bool_)
+    target[start[:-1]] = False
+    # of the published training rows 13 % are missing, so the cuts are at the published numbers
+    train, valid, test = np.bincount(published[target])
+    assert (valid, test) == (4532, 4533)
+    shares = np.array([train + 0.5, train + valid + 0.5]) / target.sum()
+    time = log["timestamp"].to_numpy()
+    split = split_sliding_window(user, time, start, *shares.tolist())
+    wrong = target & (split != published)
+    assert wrong.sum() < 20
+    borders = [time[target & (published == part)].min() for part in (1, 2)]
+    assert np.isin(time[wrong], borders).all()  # the order of a tie at a cut is anyone's guess
