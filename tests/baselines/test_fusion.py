@@ -32,7 +32,7 @@ def brute_force(lists: list[Ints], weights: tuple[float, ...], row: int) -> dict
     for items, weight in zip(lists, weights, strict=True):
         for rank, item in enumerate(items[row].tolist(), start=1):
             if item >= 0 and weight > 0:
-                scores[item] = scores.get(item, 0.0) + weight / (60.0 + rank)
+                scores[item] = scores.get(item, 0.0) + weight / (7.0 + rank)
     return scores
 
 
@@ -68,7 +68,7 @@ def test_weights_and_lists_equal_brute_force(
         name: write(tmp_path / name, corpus, queries, items)
         for name, items in zip(names, lists, strict=True)
     }
-    config = FusionConfig(methods=names, steps=4, width=12)
+    config = FusionConfig(methods=names, steps=4, width=12, rank_constant=7.0)
     manifest = fuse(config, corpus, paths, tmp_path / "out")
 
     def ndcg(weights: tuple[float, ...]) -> float:

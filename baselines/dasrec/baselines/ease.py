@@ -31,7 +31,7 @@ BLOCK = 1024
 class EaseConfig(ListsConfig):
     """The linear item-item model."""
 
-    regularization: float = Field(250.0, gt=0)
+    regularization: float = Field(60.0, gt=0)
     """lambda, added to the diagonal of the item-item counts."""
 
 

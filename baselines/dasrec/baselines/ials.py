@@ -25,13 +25,13 @@ from dasrec.core.corpus import Int64s
 class IalsConfig(ListsConfig):
     """Implicit-feedback matrix factorisation."""
 
-    factors: int = Field(128, ge=1)
+    factors: int = Field(256, ge=1)
     """D."""
 
-    alpha: float = Field(10.0, gt=0)
+    alpha: float = Field(30.0, gt=0)
     """Weight of an interaction; a missing one weighs 1."""
 
-    regularization: float = Field(1.0, gt=0)
+    regularization: float = Field(2.0, gt=0)
     """lambda."""
 
     iterations: int = Field(15, ge=1)

@@ -23,7 +23,7 @@ class PopularityConfig(ListsConfig):
 class RecentPopularityConfig(ListsConfig):
     """The list of the items that were popular last."""
 
-    half_life_days: float = Field(30.0, gt=0)
+    half_life_days: float = Field(365.0, gt=0)
     """An interaction so long before the last one of the training log counts half."""
 
 
