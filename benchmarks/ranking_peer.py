@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from benchmarks.ranking_world import ITEM_COLUMNS, USER_COLUMNS, CtrWorld
+from benchmarks.ranking_world import CtrWorld
 
 from dasrec.ranking import RankingConfig
 from dasrec.ranking.rows import Rows
@@ -102,8 +102,8 @@ def _model(world: CtrWorld, config: RankingConfig) -> Any:
 
     model, dim = config.model, config.model.embedding_dim
     sizes = {"user": world.corpus.num_users}
-    sizes |= {f"user{column}": k for column, k in enumerate(USER_COLUMNS)}
-    sizes |= {f"item{column}": k for column, k in enumerate(ITEM_COLUMNS)}
+    for side, codes in (("user", world.users), ("item", world.items)):
+        sizes |= {f"{side}{c}": int(codes[:, c].max()) + 1 for c in range(codes.shape[1])}
     fields = [SparseFeature(name, k + 1, dim) for name, k in sizes.items()]
     num_items = world.corpus.num_items + 1
     item = SparseFeature("item", num_items, dim, padding_idx=0)
