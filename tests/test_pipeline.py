@@ -79,9 +79,11 @@ def test_a_run_ends_with_metrics_and_recommendations(finished: tuple[Path, str])
     out, printed = finished
     for words in ("Semantic IDs of items", "test, full catalogue", "Recommended", "SYNTHETIC"):
         assert words in printed
+    assert "report.html" in printed.rsplit("Report:")[-1]
+    systems = json.loads((out / "report.json").read_text())["systems"]
     results = json.loads((out / "results.json").read_text())
     methods = {"popularity", "item_knn", "sasrec", "das", "tiger", "das_ranked"}
-    assert set(results["methods"]) == methods
+    assert set(results["methods"]) == methods == {system["method"] for system in systems}
     for splits in results["methods"].values():
         assert set(splits) == {"valid", "test"}
         assert splits["test"]["all"]["invalid_rate@10"] == 0

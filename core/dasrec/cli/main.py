@@ -114,7 +114,10 @@ def run(
     show_summary(plan, terminal())
     if record is not None:
         record_results(plan, record, config, overrides or [], topic, variant)
-    page, *_ = write_report([out], default_out([out]), methods=plan.methods)
+    # without what calls with other configs left behind
+    page, *_ = write_report(
+        [out], default_out([out]), methods=plan.methods, tokenizers=plan.tokenizers
+    )
     typer.echo(f"Report: {page}")
 
 
@@ -394,7 +397,7 @@ def report(
             raise ValueError("report: --results is read without runs only; leave out one of them")
         page = default_out(runs) if out is None else out
         found = write_report(
-            runs, page, split=_split(split or "test"), methods=method or (), baseline=baseline
+            runs, page, split=_split(split or "test"), methods=method or None, baseline=baseline
         )
         typer.echo(f"wrote {', '.join(map(str, found))}")
         return

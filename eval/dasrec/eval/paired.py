@@ -79,12 +79,12 @@ def load_runs(paths: Sequence[str | Path]) -> list[EvaluatedRun]:
     return sorted(runs, key=lambda run: run.seed)
 
 
-def load_run(path: str | Path, methods: Collection[str] = ()) -> EvaluatedRun:
+def load_run(path: str | Path, methods: Collection[str] | None = None) -> EvaluatedRun:
     """Open a run directory; one without reports has an empty dict of them.
 
     Args:
         path: the run directory.
-        methods: only the reports of these that there are; none = all.
+        methods: only the reports of these that there are; None = all.
 
     Raises:
         FileNotFoundError: a run without corpus.
@@ -93,7 +93,7 @@ def load_run(path: str | Path, methods: Collection[str] = ()) -> EvaluatedRun:
     path = Path(path)
     corpus = load_corpus(path / "corpus")
     folders = sorted(p for p in (path / "reports").glob("*") if not p.name.startswith("."))
-    wanted = [folder for folder in folders if not methods or folder.name in methods]
+    wanted = [folder for folder in folders if methods is None or folder.name in methods]
     reports = {folder.name: load_report(folder) for folder in wanted}
     for name, report in reports.items():
         if report.manifest.inputs["corpus"] != corpus.manifest.fingerprint:

@@ -1,6 +1,7 @@
 """The figures of a report against what they are made from."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,21 @@ def test_a_run_without_lists_has_the_rest(tmp_path: Path) -> None:
     assert not doc.systems
     assert not doc.examples
     assert all((doc.sids, doc.curves, doc.ranking))
+
+
+def test_what_another_corpus_left_behind_is_read_only_if_asked_for(tmp_path: Path) -> None:
+    skills = {"das": {"valid": 0.5, "test": 0.5}}
+    run, other = make_run(tmp_path / "a", skills), make_run(tmp_path / "b", skills, data=1)
+    shutil.copytree(other / "reports" / "das", run / "reports" / "stale")
+    shutil.copytree(other / "sids" / "das", run / "sids" / "stale")
+    doc = report_document([run], methods=["das"], tokenizers=["tiger"])
+    assert [system.label for system in doc.systems] == ["das"]
+    assert [one.label for one in doc.sids] == ["tiger"]
+    assert report_document([run], methods=[], tokenizers=["das"]).systems == ()
+    with pytest.raises(ValueError, match="reports/stale is about another corpus"):
+        report_document([run])
+    with pytest.raises(ValueError, match="sids/stale: was built from corpus"):
+        report_document([run], methods=["das"], tokenizers=["stale"])
 
 
 def test_errors_name_what_there_is(run: Path) -> None:

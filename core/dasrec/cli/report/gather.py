@@ -1,6 +1,6 @@
 """Everything a report says, read from the artifacts of its runs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def report_document(
     paths: Sequence[Path],
     *,
     split: Split = "test",
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    tokenizers: Collection[str] | None = None,
     baseline: str | None = None,
 ) -> Document:
     """Read runs into a report.
@@ -40,7 +41,8 @@ def report_document(
     Args:
         paths: run directories.
         split: whose queries count.
-        methods: only these methods and the SIDs they use; none = all.
+        methods: only these methods; None = all.
+        tokenizers: only the SIDs of these; None = those that `methods` use.
         baseline: the method that the others are compared with; None = the best on validation.
 
     Raises:
@@ -52,7 +54,8 @@ def report_document(
     if baseline is not None and baseline not in {system.method for system in systems}:
         raise ValueError(f"--baseline {baseline}: no run has a report of it on {split}")
     facts = [run_facts(named) for named in runs]
-    tokenizers = [split_name(method.removesuffix("_ranked"))[0] for method in methods]
+    if tokenizers is None and methods is not None:
+        tokenizers = {split_name(method.removesuffix("_ranked"))[0] for method in methods}
     evaluated = _evaluated(systems, split, baseline) if systems else {}
     return Document(
         title=", ".join(named.name for named in runs),

@@ -30,19 +30,19 @@ class NamedRun(NamedTuple):
         return sorted(p for p in (self.path / folder).glob("*") if (p / MANIFEST).exists())
 
 
-def open_runs(paths: Sequence[Path], methods: Sequence[str] = ()) -> list[NamedRun]:
+def open_runs(paths: Sequence[Path], methods: Sequence[str] | None = None) -> list[NamedRun]:
     """Open run directories; each is called by the end of its path that tells it from the others.
 
     Args:
         paths: run directories.
-        methods: keep only the reports of these; none = all.
+        methods: keep only the reports of these; None = all.
 
     Raises:
         FileNotFoundError: a run without corpus.
         ValueError: one path twice, a report of another corpus, or a method that no run has.
     """
     known = sorted({report.name for path in paths for report in (path / "reports").glob("[!.]*")})
-    for method in methods:
+    for method in methods or ():
         if method not in known:
             there = f"there are {', '.join(known)}" if known else "no method was evaluated"
             raise ValueError(f"--method {method}: no such report in the runs; {there}")

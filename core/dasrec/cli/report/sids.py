@@ -1,6 +1,6 @@
 """Semantic IDs of a report: how the codes are used, and what a prefix means."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,17 +14,21 @@ BRANCHES = (8, 3)
 """Children shown of the root and of a first code."""
 
 
-def sids_of(runs: Sequence[NamedRun], tokenizers: Sequence[str] = ()) -> list[SidFigures]:
+def sids_of(
+    runs: Sequence[NamedRun], tokenizers: Collection[str] | None = None
+) -> list[SidFigures]:
     """Figures of the SIDs of every run.
 
     Args:
         runs: see `open_runs`.
-        tokenizers: only these; none = all.
+        tokenizers: only these; None = all.
     """
     found = []
     for named in runs:
         paths = [
-            path for path in named.artifacts("sids") if not tokenizers or path.name in tokenizers
+            path
+            for path in named.artifacts("sids")
+            if tokenizers is None or path.name in tokenizers
         ]
         if not paths:
             continue

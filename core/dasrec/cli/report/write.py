@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,8 @@ def write_report(
     out: Path,
     *,
     split: Split = "test",
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    tokenizers: Collection[str] | None = None,
     baseline: str | None = None,
 ) -> list[Path]:
     """Write the page and the same figures as JSON and as Markdown; earlier files are replaced.
@@ -25,8 +26,9 @@ def write_report(
     Args:
         paths: run directories.
         out: the page, `.html`; the others differ from it in the suffix only.
-        split: see `report_document`, as `methods` and `baseline`.
+        split: see `report_document`, as all arguments named like its own.
         methods: see there.
+        tokenizers: see there.
         baseline: see there.
 
     Returns:
@@ -38,7 +40,9 @@ def write_report(
     """
     if out.suffix != ".html":
         raise ValueError(f"report: --out must be a file that ends in .html, got {out}")
-    doc = report_document(paths, split=split, methods=methods, baseline=baseline)
+    doc = report_document(
+        paths, split=split, methods=methods, tokenizers=tokenizers, baseline=baseline
+    )
     texts = {
         ".html": render_page(doc),
         ".json": json.dumps(asdict(doc), indent=1, allow_nan=False) + "\n",
