@@ -47,7 +47,8 @@ class Protocol:
     exclude_seen: bool | None
     """Whether lists leave out what the user had before. None: the lists do not say."""
     history: int | None = None
-    """Latest events that the method looked at. None: it looks at none, or at all of them."""
+    """Latest events that the retrieval looked at (a re-ranker may look further back). None: it
+    looks at none, or at all of them."""
     beams: int | None = None
     """None: no beam search."""
     text_fields: dict[str, Any] | None = None
