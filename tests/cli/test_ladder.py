@@ -7,7 +7,7 @@ import pytest
 
 from dasrec.cli.config import RunConfig
 from dasrec.cli.pipeline import Run
-from dasrec.cli.record import record_results
+from dasrec.cli.record import _seconds_of, record_results
 from dasrec.core import build_config, load_recommendations
 from dasrec.core.corpus import load_corpus
 from dasrec.eval.report import load_report
@@ -74,6 +74,34 @@ def test_a_run_makes_and_evaluates_all_rungs(tmp_path: Path) -> None:
     record_results(again, tmp_path / "results", Path("small.yaml"), [])
     recorded = {line.method for line in read_results(tmp_path / "results")}
     assert recorded == set(run.methods)
+
+
+def test_seconds_are_of_all_that_led_to_a_method(tmp_path: Path) -> None:
+    generator = {"pretrain": {"base": {"scratch": {"architecture": "gpt2"}}}}
+    fusions = {"all": {"methods": ["das_ranked", "two_tower"]}}
+    settings = config(generator=generator, ranking={"tokenizer": "das"}, fusions=fusions)
+    run = Run(settings, tmp_path)
+    run.seconds = {
+        "tokenizers/das": 1000.0,
+        "sids/das": 200.0,
+        "bases/das": 40.0,
+        "recommendations/das": 7.0,
+        "reports/das": 0.5,
+        "rankers/das": 3.0,
+        "rankers/id_only": 5000.0,
+        "recommendations/das_ranked": 0.1,
+        "recommendations/two_tower": 20.0,
+        "recommendations/all": 0.2,
+        "reports/all": 0.3,
+        "models/sasrec": 90.0,
+        "recommendations/sasrec": 1.0,
+    }
+    das = {"tokenize": 1000.0, "assign": 200.0, "train": 40.0}
+    assert _seconds_of(run, "das") == das | {"retrieve": 7.0, "evaluate": 0.5}
+    assert _seconds_of(run, "das_ranked") == das | {"retrieve": 7.1, "rank": 3.0}
+    assert _seconds_of(run, "two_tower") == {"tokenize": 1000.0, "retrieve": 20.0}
+    assert _seconds_of(run, "all") == das | {"retrieve": 27.3, "rank": 3.0, "evaluate": 0.3}
+    assert _seconds_of(run, "sasrec") == {"train": 90.0, "retrieve": 1.0}
 
 
 def test_faults_of_the_config_are_named() -> None:

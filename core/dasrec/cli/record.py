@@ -103,21 +103,36 @@ def _sha256(config: Mapping[str, Any]) -> str:
 
 def _seconds_of(run: Run, method: str) -> dict[str, float]:
     """Seconds by stage; training is that of all models that led to the method's."""
-    tokenizer, variant = split_name(method)
-    generators = run.config.all_generators
-    models = {
-        f"{FOLDERS[stage]}/{full_name(tokenizer, name)}"
-        for name in chain_of(variant or MAIN, generators)
-        if name in generators
-        for stage in generators[name].stages
-    }
+    counted = _made_for(run, method)
     seconds: dict[str, float] = {}
     for title, value in run.seconds.items():
-        folder, _, name = title.partition("/")
-        if title in models or (name == method and folder not in FOLDERS.values()):
-            stage = SECONDS_OF[folder]
+        if title in counted:
+            stage = SECONDS_OF[title.partition("/")[0]]
             seconds[stage] = round(seconds.get(stage, 0) + value, 1)
     return seconds
+
+
+def _made_for(run: Run, method: str) -> set[str]:
+    """The artifacts whose seconds are a method's: FOLDER/NAME."""
+    config = run.config
+    titles = {f"recommendations/{method}", f"reports/{method}"}
+    if method in config.fusions or method.endswith("_ranked"):
+        base = method.removesuffix("_ranked")
+        parts = config.fusions[method].methods if method in config.fusions else (base,)
+        for part in parts:
+            titles |= _made_for(run, part) - {f"reports/{part}"}
+        return titles | {f"rankers/{base}"}
+    if method == "two_tower" and config.baselines.two_tower is not None:
+        return titles | {f"tokenizers/{config.baselines.two_tower.tokenizer}"}
+    tokenizer, variant = split_name(method)
+    chain = chain_of(variant or MAIN, config.all_generators)
+    models = {
+        f"{FOLDERS[stage]}/{full_name(tokenizer, name)}"
+        for name in chain
+        if name in config.all_generators
+        for stage in config.all_generators[name].stages
+    }
+    return titles | models | {f"{folder}/{method}" for folder in ("tokenizers", "sids", "models")}
 
 
 def _sid_figures(run: Run, name: str) -> dict[str, float]:
