@@ -14,7 +14,6 @@ Peer: faiss's exact inner-product index.
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -215,7 +214,8 @@ def peak_mb(work: Callable[..., None], *arguments: Any) -> int:
 
 def _measured(work: Callable[..., None], *arguments: Any) -> int:
     work(*arguments)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would hold the parent's peak too
+    return round(int(status.split("VmHWM:")[1].split()[0]) / 2**10)
 
 
 def main() -> None:
