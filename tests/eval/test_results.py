@@ -89,6 +89,16 @@ def test_table_says_what_the_lines_say(tmp_path: Path) -> None:
     assert cells(other, "by slice**")[0]["cold_items"] == "0.0200"
 
 
+def test_slices_by_user_and_time_have_a_table_of_their_own(tmp_path: Path) -> None:
+    parts = {"cold_items": 0.1, "history_1_4": 0.2, "activity_low": 0.3, "time_4": 0.4}
+    parts |= {"first_time": 0.5, "repeated": 0.6}
+    append_results(tmp_path, line(metrics={f"recall@10[{n}]": v for n, v in parts.items()}))
+    page = results_table(tmp_path)
+    one, two = (cells(page, f"**test, recall@10 by {title}") for title in ("slice", "user"))
+    assert list(one[0])[4:] == ["cold_items", "history_1_4"]
+    assert list(two[0])[4:] == ["activity_low", "time_4", "first_time", "repeated"]
+
+
 def test_footnotes_say_how_the_lists_were_made(tmp_path: Path) -> None:
     known = {"exclude_seen": True, "history": 20, "beams": 50, "data": "d"}
     append_results(

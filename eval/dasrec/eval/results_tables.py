@@ -18,6 +18,7 @@ _HIDDEN = {
     "missing_queries",
 }
 _HIDDEN_SIDS = re.compile(r"(user_)?(gini|top1pct_mass|(usage|code_gini|copurchase_chance)_\d+)")
+_BY_USER_AND_TIME = re.compile(r"activity_.*|time_.*|first_time|repeated")
 # Without a cut-off, but not about semantic IDs.
 _NOT_OF_SIDS = {"queries", "missing_queries", "target_collision_rate"}
 _NOT_OF_SIDS |= {"auc", "gauc", "uauc", "logloss", "ece", "ece_floor", "pcoc"}
@@ -62,7 +63,12 @@ def _is_tie_free(key: str) -> bool:
 
 def _is_slice(key: str) -> bool:
     metric, part = split_key(key)
-    return metric == "recall@10" and part != "all"
+    return metric == "recall@10" and part != "all" and not _BY_USER_AND_TIME.fullmatch(part)
+
+
+def _is_slice_by_user_and_time(key: str) -> bool:
+    metric, part = split_key(key)
+    return metric == "recall@10" and bool(_BY_USER_AND_TIME.fullmatch(part))
 
 
 def _is_of_sids(key: str) -> bool:
@@ -89,8 +95,11 @@ def _slice(key: str) -> str:
 
 _TIE_FREE = TableOf("tie-free", _is_tie_free, _metric)
 _SLICES = TableOf("recall@10 by slice", _is_slice, _slice)
-_GENERIC = (TableOf("", _is_shown), _TIE_FREE, _SLICES)
-_GENERATORS = (TableOf("", _is_shown_but_sids), _TIE_FREE, _SLICES)
+_MORE_SLICES = TableOf(
+    "recall@10 by user activity, repetition and time", _is_slice_by_user_and_time, _slice
+)
+_GENERIC = (TableOf("", _is_shown), _TIE_FREE, _SLICES, _MORE_SLICES)
+_GENERATORS = (TableOf("", _is_shown_but_sids), _TIE_FREE, _SLICES, _MORE_SLICES)
 _TOKENIZERS = (
     TableOf("", _is_quality, seconds=("tokenize", "train", "retrieve")),
     _TIE_FREE,
