@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dasrec.core import Corpus, load_corpus, write_artifact
+from dasrec.cli.main import main
+from dasrec.core import Corpus, Manifest, load_corpus, write_artifact
 from dasrec.core.corpus import save_corpus_payload
 from dasrec.eval.paired import compare_with, load_runs
 from dasrec.eval.protocol import read_protocol
@@ -55,7 +56,9 @@ def write_corpus(path: Path, seed: int, prepare: str = "x", items: int = 0) -> C
             impressions=None,
         )
 
-    write_artifact(path, "corpus", {"prepare": prepare}, {}, payload, seed=seed)
+    raw = Manifest(kind="raw", config={}, inputs={}, files={"log.csv": "0"})
+    config = {"prepare": prepare, "split": {"method": "column"}}
+    write_artifact(path, "corpus", config, {"raw": raw}, payload, seed=seed)
     return load_corpus(path)
 
 
@@ -152,6 +155,26 @@ def test_unlike_protocols_are_refused_unless_allowed(tmp_path: Path) -> None:
     (made.path / "reports" / "tiger" / "protocol.json").unlink()
     with pytest.raises(ValueError, match=r"reports/tiger: file protocol.json is in the manifest"):
         load_runs([made.path])
+
+
+def test_the_command_records_what_was_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_run(tmp_path / "a", 0, {"das": 0})
+    write_report(made.path, load_corpus(made.path / "corpus"), "tiger", draw_ranks(1, 1), beams=20)
+    write_report(made.path, load_corpus(made.path / "corpus"), "letter", draw_ranks(1, 2), beams=50)
+    (made.path / "results.json").write_text(json.dumps({"dataset": "demo"}))
+    command = ["compare", str(made.path), "--baseline", "letter", "--record", str(tmp_path / "r")]
+    codes = []
+    for allowed in ([], ["--allow", "beams"]):
+        with pytest.raises(SystemExit) as done:
+            main([*command, *allowed])
+        codes.append(done.value.code)
+    assert codes == [2, 0]
+    assert "allow the difference (--allow beams)" in capsys.readouterr().err
+    lines = read_comparisons(tmp_path / "r")
+    assert {line.method for line in lines} == {"das", "tiger"}
+    assert lines[0].command.endswith("--split test --allow beams")
 
 
 def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
