@@ -150,6 +150,17 @@ def test_a_tokenizer_is_judged_by_its_sids(data: Path, tmp_path: Path) -> None:
     assert not (plan.trial_path(0) / "recommendations").exists()
 
 
+def test_says_so_if_all_trials_fail(data: Path, tmp_path: Path) -> None:
+    section = {
+        "of": "sids/das",
+        "metric": "item/collision_rate",
+        "parameters": {"tokenizers.das.level_sizes": {"choices": [[98, 98], [99, 99]]}},
+    }
+    with pytest.raises(ValueError, match="all 2 trials failed, the first with ValueError: tok"):
+        sweep(tmp_path / "sweep", data, section).run()
+    assert not (tmp_path / "sweep" / "best.yaml").exists()
+
+
 def test_mistakes_are_named_before_any_work(data: Path, tmp_path: Path) -> None:
     values = {"choices": [1, 2]}
     faults: list[tuple[dict[str, Any], str]] = [

@@ -17,7 +17,7 @@ from rich.table import Table
 from dasrec.cli.config import RunConfig
 from dasrec.cli.pipeline import Run
 from dasrec.cli.sweep_config import SweepConfig
-from dasrec.cli.sweep_search import Trial, ranked, read_trials, search
+from dasrec.cli.sweep_search import LOG, Trial, ranked, read_trials, search
 from dasrec.cli.sweep_target import Needs, validation_figure
 from dasrec.core.config import build_config, set_keys
 from dasrec.eval.tables import number, rich_table
@@ -79,7 +79,10 @@ class Sweep:
             raise ValueError(f"{self.out}: another call is at work on this sweep") from None
         trials = read_trials(self.out)
         if all(trial.value is None for trial in trials):
-            raise ValueError(f"{self.out}: all {len(trials)} trials failed; {trials[0].error}")
+            raise ValueError(
+                f"{self.out}: all {len(trials)} trials failed, the first with {trials[0].error}; "
+                f"mend it and remove {self.out / LOG} to try again"
+            )
         return trials
 
     def table(self, trials: Sequence[Trial]) -> Table:
@@ -89,13 +92,15 @@ class Sweep:
             [
                 str(trial.number),
                 number(trial.value) if trial.value is not None else trial.state,
-                *(json.dumps(trial.params[key]) for key in keys),
+                *(_shown(trial.params[key]) for key in keys),
                 f"{trial.seconds:.0f}",
             ]
             for trial in ranked(self.config, trials)
         ]
         title = f"{self.config.metric} of {self.config.of}, validation"
-        return rich_table(["trial", "value", *keys, "seconds"], rows, title)
+        last = [key.rpartition(".")[2] for key in keys]
+        names = last if len(set(last)) == len(last) else keys
+        return rich_table(["trial", "value", *names, "seconds"], rows, title)
 
     def settings(self, params: dict[str, Any]) -> RunConfig:
         """The run config of a trial."""
@@ -184,3 +189,7 @@ class Sweep:
         scratch = self.out / f".{BEST}"
         scratch.write_text(text)
         scratch.replace(self.out / BEST)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
