@@ -198,7 +198,7 @@ def test_the_command_prints_the_best_first(
     lines = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
     best = max(lines, key=lambda line: line["value"])
     printed = capsys.readouterr().out
-    assert "ndcg@10 of reports/item_knn, validation" in printed
+    assert "ndcg@10 of reports/item_knn, validation" in " ".join(printed.split())
     rows = [line for line in printed.splitlines() if line.startswith("│")]
     assert rows[0].split("│")[1].strip() == str(best["number"])
     assert f"dasrec run {out / 'best.yaml'}" in printed
