@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dasrec.core.training
 from dasrec.core import load_manifest
@@ -60,10 +61,12 @@ def test_probabilities_are_calibrated_on_validation_rows(tmp_path: Path, small: 
     assert {"logloss", "ece", "ece_floor", "pcoc"} == set(manifest.metrics["calibration"]["after"])
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_interrupted_run_ends_with_the_same_bytes(
-    tmp_path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: Any, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
-    whole = train_ranker(CONFIG, small.corpus, small.sids, tmp_path / "whole")
+    config = build_config(RankingConfig, VALUES | {"schedule": schedule}, "test")
+    whole = train_ranker(config, small.corpus, small.sids, tmp_path / "whole")
     save, saved = dasrec.core.training._save, []
 
     def stop_after_first(*args: Any) -> None:
@@ -74,12 +77,36 @@ def test_interrupted_run_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(dasrec.core.training, "_save", stop_after_first)
         with pytest.raises(KeyboardInterrupt):
-            train_ranker(CONFIG, small.corpus, small.sids, tmp_path / "broken")
+            train_ranker(config, small.corpus, small.sids, tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
-    resumed = train_ranker(CONFIG, small.corpus, small.sids, tmp_path / "broken")
+    resumed = train_ranker(config, small.corpus, small.sids, tmp_path / "broken")
     assert saved == [1]
     assert resumed.files == whole.files
     assert resumed.fingerprint == whole.fingerprint
+
+
+def test_linear_schedule_is_torchs(
+    tmp_path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    values = VALUES | {"schedule": "linear", "learning_rate": 0.01}
+    config = build_config(RankingConfig, values, "test")
+    train_ranker(config, small.corpus, None, tmp_path / "r")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    oracle = torch.optim.SGD([weight], lr=0.01)
+    falling = torch.optim.lr_scheduler.LinearLR(oracle, 1.0, 0.0, total_iters=len(rates))
+    for rate in rates:
+        assert rate == pytest.approx(falling.get_last_lr()[0], rel=1e-6)
+        oracle.step()
+        falling.step()
+    assert len(rates) % 3 == 0
 
 
 def test_seed_matters(tmp_path: Path, small: Any) -> None:

@@ -1,5 +1,7 @@
 """Configuration of the ranking stage."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from dasrec.core.config import StageConfig
@@ -32,6 +34,10 @@ class RankingConfig(StageConfig):
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Of AdamW."""
+
+    schedule: Literal["constant", "linear"] = "constant"
+    """`linear`: the learning rate falls to 0 at the end of the last of `epochs`. Models that are
+    compared then end alike, where the best of a few epochs is a matter of luck."""
 
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay of AdamW, on every parameter."""

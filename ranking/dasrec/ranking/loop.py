@@ -46,7 +46,13 @@ def fit_ranker(
         order = torch.Generator().manual_seed(derive_seed(seed, "ranking", "order", epoch))
         shuffled = torch.randperm(len(train.label), generator=order).to(rows.user_M.device)
         total = torch.zeros((), device=shuffled.device)
-        for picked in torch.split(shuffled, config.batch_size):
+        batches = torch.split(shuffled, config.batch_size)
+        for step, picked in enumerate(batches):
+            if config.schedule == "linear":
+                # of the step alone, so that a resumed run goes on alike
+                done = (epoch + step / len(batches)) / config.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * (1 - done)
             loss = batch_loss(ranker, rows, share(picked), weight(len(picked)))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
