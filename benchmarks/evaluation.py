@@ -27,15 +27,14 @@ import faiss
 import ir_measures
 import numpy as np
 import numpy.typing as npt
+from benchmarks.document import write_document
 from benchmarks.random_world import random_world
 from ir_measures import AP, RR, R, Success, nDCG
 
 from dasrec.baselines.lists import recommend_blocks
 from dasrec.core import Corpus
-from dasrec.core.artifacts import code_version
 from dasrec.core.corpus import Int64s, Ragged
 from dasrec.eval.ranking_metrics import Ints, metrics_of_ranks, rank_of_target
-from dasrec.eval.results import hardware, typed
 from dasrec.eval.scorecard import Backdrop, score_lists
 
 Floats = npt.NDArray[np.float32]
@@ -233,15 +232,7 @@ def main() -> None:
     rows.append(scoring_row(500 if options.quick else 5_000, items, options.runs))
     for row in rows:
         sys.stdout.write(json.dumps(row) + "\n")
-    document = {
-        "name": "evaluation",
-        "hardware": hardware(),
-        "command": typed(["python", "-m", "benchmarks.evaluation", *sys.argv[1:]]),
-        "code": code_version(),
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_document(options.out, "evaluation", rows)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ batches that were made beforehand.
 """
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.document import write_document
 from benchmarks.ranking_peer import VERSION, Peer, install
 from benchmarks.ranking_world import CtrWorld, ctr_world
 
 from dasrec.core import build_config
-from dasrec.core.artifacts import code_version
 from dasrec.eval.ctr_metrics import auc
-from dasrec.eval.results import hardware, typed
 from dasrec.ranking import Ranker, RankingConfig, rows_of
 from dasrec.ranking.loop import batch_loss
 from dasrec.ranking.row_tensors import to_tensors
@@ -165,15 +162,7 @@ def main() -> None:
         for threads in args.threads:
             torch.set_num_threads(threads)
             rows += [row for name in CASES for row in measure_case(world, name, args)]
-    document = {
-        "name": "ranking",
-        "hardware": hardware(),
-        "command": typed(["python", "-m", "benchmarks.ranking", *sys.argv[1:]]),
-        "code": code_version(),
-        "rows": rows,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_document(args.out, "ranking", rows)
 
 
 if __name__ == "__main__":

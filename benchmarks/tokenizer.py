@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks import plain_das
+from benchmarks.document import write_document
 from benchmarks.random_world import random_world
 from benchmarks.same_losses import World, build, same_losses
 
 from dasrec.core import load_corpus, load_embeddings
-from dasrec.core.artifacts import code_version
-from dasrec.eval.results import hardware, typed
 from dasrec.tokenizer import DasConfig, train_tokenizer
 from dasrec.tokenizer.methods.das import Das
 from dasrec.tokenizer.objective import Step
@@ -197,16 +196,7 @@ def main() -> None:
         rows.append(assignment(world, args.items, args.runs))
         if args.full_fit:
             rows.append(full_fit(world, Path(scratch)))
-    document = {
-        "name": "tokenizer",
-        "hardware": hardware(),
-        "command": typed(["python", "-m", "benchmarks.tokenizer", *sys.argv[1:]]),
-        "code": code_version(),
-        "threads": args.threads,
-        "rows": rows + grown,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_document(args.out, "tokenizer", rows + grown, threads=args.threads)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ the fastest counts.
 
 import argparse
 import copy
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from benchmarks import prefix_trainer
+from benchmarks.document import write_document
 from benchmarks.random_world import random_world
 from benchmarks.token_rows import token_rows
 from peft.tuners.trainable_tokens import TrainableTokensLayer
@@ -37,8 +36,6 @@ from dasrec.core import (
     save_sids_payload,
     write_artifact,
 )
-from dasrec.core.artifacts import code_version
-from dasrec.eval.results import hardware, typed
 from dasrec.generative import BaseModelConfig, SequenceBuilder, add_lora
 from dasrec.generative.data.batches import BatchSampler, EpochLoader, RowReader, row_lengths
 from dasrec.generative.data.packing import Collator
@@ -243,16 +240,7 @@ def main() -> None:
         rows = [row for lora in (False, True) for row in training(corpus, sids, lora, args)]
     if args.device == "cpu":
         rows += [row for tied in (True, False) for row in token_rows(tied, args.runs)]
-    document = {
-        "name": "training",
-        "hardware": hardware(),
-        "command": typed(["python", "-m", "benchmarks.training", *sys.argv[1:]]),
-        "code": code_version(),
-        "threads": args.threads,
-        "rows": rows,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_document(args.out, "training", rows, threads=args.threads)
 
 
 if __name__ == "__main__":
