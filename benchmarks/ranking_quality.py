@@ -4,8 +4,8 @@
 
 RUN is the folder of `dasrec rank compare CONFIG`. The library's DIN gets the categories and the
 history of our model (not its numbers and lists, for which it has no embedding), the same widths,
-layers, batch and learning rate, and stops by the same rule: at the best validation GAUC, after
-`patience` epochs without a better one. The figures are appended to ranking.jsonl.
+layers, batch, learning rate and schedule, and stops by the same rule: at the best validation GAUC,
+after `patience` epochs without a better one. The figures are appended to ranking.jsonl.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from benchmarks.ranking_peer import VERSION, Peer, install
 from benchmarks.ranking_world import CtrWorld
+from scipy.special import logit
 
 from dasrec.cli.config import load_run_config
 from dasrec.core import Corpus, load_corpus
@@ -30,12 +31,13 @@ from dasrec.eval.ctr_metrics import ctr_report, user_aucs
 from dasrec.eval.result_line import ResultLine
 from dasrec.eval.results import append_results, hardware, typed
 from dasrec.ranking import RankingConfig, rows_of
+from dasrec.ranking.calibration import LEAST
 from dasrec.ranking.compare.slices import row_slices
+from dasrec.ranking.loop import set_learning_rate
 from dasrec.ranking.rows import Rows
 from dasrec.ranking.train import new_ranker
 
 log = logging.getLogger(__name__)
-Logits = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def same_categories(config: RankingConfig, corpus: Corpus, train: Rows) -> CtrWorld:
@@ -55,6 +57,8 @@ def fit(peer: Peer, config: RankingConfig, train: Rows, valid: Rows) -> int:
     for epoch in range(1, config.epochs + 1):
         seen = 0
         while seen < len(train.label):
+            done = epoch - 1 + seen / len(train.label)
+            set_learning_rate(config, peer.trainer.optimizer, done)
             seen += next(steps)
         gauc = user_aucs(valid.user_idx, valid.label, np.array(peer.predict(held_out))).gauc
         log.info("epoch %d: validation GAUC %.4f", epoch, gauc)
@@ -64,12 +68,6 @@ def fit(peer: Peer, config: RankingConfig, train: Rows, valid: Rows) -> int:
             break
     peer.model.load_state_dict(weights)
     return chosen
-
-
-def log_odds(probability: Logits) -> Logits:
-    """What `ctr_report` takes."""
-    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
-    return np.log(clipped / (1 - clipped))
 
 
 def main() -> None:
@@ -94,7 +92,7 @@ def main() -> None:
     began = time.perf_counter()
     epoch = fit(peer, config, train, valid)
     seconds = round(time.perf_counter() - began, 1)
-    logits = log_odds(np.array(peer.predict(peer.loader(test, shuffle=False))))
+    logits = logit(np.clip(peer.predict(peer.loader(test, shuffle=False)), LEAST, 1 - LEAST))
     metrics: dict[str, float] = {"best_epoch": epoch}
     slices = row_slices(
         corpus, test.user_idx.astype(np.int64), test.item_idx.astype(np.int64), test.label

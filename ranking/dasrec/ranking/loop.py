@@ -48,11 +48,8 @@ def fit_ranker(
         total = torch.zeros((), device=shuffled.device)
         batches = torch.split(shuffled, config.batch_size)
         for step, picked in enumerate(batches):
-            if config.schedule == "linear":
-                # of the step alone, so that a resumed run goes on alike
-                done = (epoch + step / len(batches)) / config.epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * (1 - done)
+            # of the step alone, so that a resumed run goes on alike
+            set_learning_rate(config, optimizer, epoch + step / len(batches))
             loss = batch_loss(ranker, rows, share(picked), weight(len(picked)))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -83,6 +80,15 @@ def fit_ranker(
         patience=config.patience,
         write=run_processes().is_main_process,
     )
+
+
+def set_learning_rate(
+    config: RankingConfig, optimizer: torch.optim.Optimizer, epochs_done: float
+) -> None:
+    """Set what the schedule has after so many epochs."""
+    if config.schedule == "linear":
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1 - epochs_done / config.epochs)
 
 
 def batch_loss(ranker: Ranker, rows: RowTensors, picked: Tensor, scale: float) -> Tensor:
