@@ -113,8 +113,9 @@ def test_only_what_is_asked_for_and_not_there_is_made(
         ("generators.X-1={after: main, align: {method: dpo}}", "lower-case letters"),
         (
             "generators.x={after: main, align: {method: grpo, rewards: {ranker: 1}}}",
-            "be that of the only tokenizer",
+            "be that of the generator's only tokenizer",
         ),
+        ("generator.tokenizers=[das, dsa]", "generator.tokenizers: 'dsa' is not in tokenizers"),
         (
             "generators.x={after: main, align: {method: dpo}, retrieve: {num_items: 5}}",
             "generators.x.retrieve.num_items must be at least",
@@ -143,6 +144,24 @@ def test_a_model_left_by_a_stage_that_is_gone_does_not_count(finished: Run, tmp_
     assert trained_model(tmp_path / "run", "das") == tmp_path / "run" / "bases" / "das"
     shutil.rmtree(tmp_path / "run" / "recommendations" / "das")
     assert trained_model(tmp_path / "run", "das") == left
+
+
+def test_a_generator_can_keep_to_some_tokenizers(tmp_path: Path) -> None:
+    overrides = [
+        "generator.tokenizers=[das]",
+        "generators.x={tokenizers: [tiger], after: main, align: {method: dpo}}",
+    ]
+    config = load_run_config(QUICKSTART, overrides)
+    assert config.list_methods[-3:] == ["das", "tiger.x", "das_ranked"]
+    run = Run(config, tmp_path)
+    assert {name: run.variants_of(name) for name in config.tokenizers} == {
+        "das": ["main"],
+        "tiger": ["x"],
+    }
+    rewarded = (
+        "generators.x={tokenizers: [das], after: main, align: {method: grpo, rewards: {ranker: 1}}}"
+    )
+    load_run_config(QUICKSTART, [rewarded])  # two tokenizers, but this one speaks the ranker's
 
 
 def test_names_of_methods() -> None:

@@ -114,8 +114,14 @@ class RunConfig(StageConfig):
         self._check_fusions()
         widest = max(self.eval.ks)
         for name, generator in self.all_generators.items():
+            section = "generator" if name == MAIN else f"generators.{name}"
+            for tokenizer in generator.tokenizers or ():
+                if tokenizer not in self.tokenizers:
+                    raise ValueError(
+                        f"{section}.tokenizers: '{tokenizer}' is not in tokenizers "
+                        f"({', '.join(self.tokenizers) or 'none'})"
+                    )
             if generator.retrieve.num_items < widest:
-                section = "generator" if name == MAIN else f"generators.{name}"
                 raise ValueError(
                     f"{section}.retrieve.num_items must be at least max(eval.ks) = {widest}, "
                     f"got {generator.retrieve.num_items}"
@@ -125,11 +131,12 @@ class RunConfig(StageConfig):
     def _check_rewards(self) -> None:
         ranked = None if self.ranking is None else self.ranking.tokenizer
         for name, generator in self.all_generators.items():
-            if generator.asks_ranker and set(self.tokenizers) != {ranked}:
+            speaks = generator.tokenizers or tuple(self.tokenizers)
+            if generator.asks_ranker and set(speaks) != {ranked}:
                 raise ValueError(
                     f"generator '{name}': align.rewards.ranker asks the CTR model of the section "
-                    f"'ranking', which must be there and be that of the only tokenizer, got "
-                    f"ranking.tokenizer {ranked} and tokenizers {', '.join(self.tokenizers)}"
+                    f"'ranking', which must be there and be that of the generator's only "
+                    f"tokenizer, got ranking.tokenizer {ranked} and tokenizers {', '.join(speaks)}"
                 )
 
     def _check_two_tower(self) -> None:
@@ -159,8 +166,8 @@ class RunConfig(StageConfig):
     def list_methods(self) -> list[str]:
         """Names of the methods that make lists of their own, in the order of the tables."""
         names = [name for name in BASELINES if getattr(self.baselines, name) is not None]
-        names += [full_name(name, v) for name in self.tokenizers for v in self.all_generators]
-        if self.ranking is not None and self.generator is not None:
+        names += [full_name(name, v) for name in self.tokenizers for v in self.variants_of(name)]
+        if self.ranking is not None and MAIN in self.variants_of(self.ranking.tokenizer):
             names.append(f"{self.ranking.tokenizer}_ranked")
         return names
 
@@ -169,6 +176,14 @@ class RunConfig(StageConfig):
         """By variant; the section `generator` is the variant "main"."""
         main = {} if self.generator is None else {MAIN: self.generator}
         return main | self.generators
+
+    def variants_of(self, tokenizer: str) -> list[str]:
+        """Names of the generators that make lists on the SIDs of a tokenizer."""
+        return [
+            name
+            for name, generator in self.all_generators.items()
+            if generator.tokenizers is None or tokenizer in generator.tokenizers
+        ]
 
 
 def load_run_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -18,6 +18,9 @@ MAIN = "main"
 class GeneratorConfig(StageConfig):
     """One generator, trained once per tokenizer, in up to three stages."""
 
+    tokenizers: tuple[str, ...] | None = None
+    """On whose SIDs it makes lists; none given = all of the run's tokenizers."""
+
     after: str | None = None
     """Start from what this other generator ends with ("main" or a key of `generators`)."""
 

@@ -126,10 +126,11 @@ class Run:
         self._baselines(corpus)
         for name in self.tokenizers:
             sids = self._semantic_ids(name, corpus, embeddings)
-            if self.generators(name).asks_ranker(self.variants):
+            chosen = self.variants_of(name)
+            if self.generators(name).asks_ranker(chosen):
                 self._rankers(corpus)
             if sids is not None:
-                self.generators(name).run(corpus, sids, self.variants)
+                self.generators(name).run(corpus, sids, chosen)
         self._two_tower(corpus)
         self._rankers(corpus)
         self._rerank(corpus)
@@ -373,6 +374,10 @@ class Run:
         later = ("pretrain", "sft", "align", "retrieve")
         return load_sids(out, corpus.manifest) if any(map(self._wanted, later)) else None
 
+    def variants_of(self, tokenizer: str) -> list[str]:
+        """The chosen generators that make lists on the SIDs of a tokenizer."""
+        return [name for name in self.config.variants_of(tokenizer) if name in self.variants]
+
     def generators(self, tokenizer: str) -> GeneratorSteps:
         """The generators of a tokenizer."""
         return GeneratorSteps(
@@ -437,7 +442,7 @@ class Run:
         names = [name for name in BASELINES if getattr(section, name) is not None]
         if self.restricted:
             names = []
-        names += [full_name(name, variant) for name in self.tokenizers for variant in self.variants]
+        names += [full_name(name, v) for name in self.tokenizers for v in self.variants_of(name)]
         if ranking is not None and ranking.tokenizer in self.tokenizers:
             names.append(f"{ranking.tokenizer}_ranked")
         if not self.restricted:

@@ -13,6 +13,7 @@ from rich.console import Console
 from dasrec.cli.config import RankConfig, RunConfig
 from dasrec.cli.pipeline import Run
 from dasrec.cli.rank_tables import markdown_comparison, overall_table, pair_table, slice_table
+from dasrec.core.artifacts import load_manifest
 from dasrec.core.corpus import load_corpus
 from dasrec.core.semantic_ids import load_sids
 from dasrec.eval.result_line import ComparisonLine, ResultLine
@@ -65,7 +66,12 @@ def compare_rankers(
     folder = out / FOLDER
     run_arms(chosen, list(seeds) or section.compare.seeds, corpus, sids, folder)
     report = {"dataset": config.name, "hardware": hardware()} | compare_report(
-        planned, section.compare.seeds, corpus, folder, section.compare.num_samples
+        planned,
+        section.compare.seeds,
+        corpus,
+        sids_by_tokenizer(planned, out),
+        folder,
+        section.compare.num_samples,
     )
     _write(folder / "report.json", json.dumps(report, indent=2) + "\n")
     _write(folder / "report.md", markdown_comparison(report))
@@ -84,6 +90,17 @@ def plan(config: RunConfig, out: Path) -> tuple[RankConfig, dict[str, Arm]]:
         raise ValueError(f"{config.name}: the config has no section 'ranking'")
     names, vectors = list(config.tokenizers), out / "embeddings"
     return section, plan_arms(section.compare, section.train, section.tokenizer, names, vectors)
+
+
+def sids_by_tokenizer(planned: Mapping[str, Arm], out: Path) -> dict[str, str]:
+    """Fingerprints of the semantic IDs that a run has of the arms' tokenizers."""
+    names = sorted({arm.tokenizer for arm in planned.values() if arm.tokenizer is not None})
+    places = {name: out / "sids" / name for name in names}
+    return {
+        name: load_manifest(place, "semantic_ids").fingerprint
+        for name, place in places.items()
+        if place.exists()
+    }
 
 
 def chosen_arms(planned: Mapping[str, Arm], wanted: Collection[str]) -> dict[str, Arm]:

@@ -84,12 +84,13 @@ def _two_stage(run: Run) -> dict[str, Any]:
 
 
 def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
-    if not run.variants or not run.tokenizers:
-        return
     from dasrec.cli.recommend import Recommender, recommendation_table
 
-    variant = run.variants[0]
-    method = full_name(next(iter(run.tokenizers)), variant)
+    made = [(name, variant) for name in run.tokenizers for variant in run.variants_of(name)]
+    if not made:
+        return
+    tokenizer, variant = made[0]
+    method = full_name(tokenizer, variant)
     retrieve = run.config.all_generators[variant].retrieve
     recommender = Recommender(run.out, method, run.generator_path(method))
     queries = corpus.queries("test")
