@@ -46,6 +46,10 @@ def plan(**values: Any) -> dict[str, Arm]:
     return plan_arms(config, TRAIN, "das", ("das", "tiger"), Path("run/embeddings"))
 
 
+def given(world: Any) -> dict[str, str]:
+    return {"das": world.sids.fingerprint}
+
+
 @pytest.fixture(scope="module")
 def finished(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
@@ -118,11 +122,11 @@ def test_shuffled_sids_are_a_permutation(finished: Path, small: Any) -> None:
 
 
 def test_report_holds_the_figures_of_the_models(finished: Path, small: Any) -> None:
-    report = compare_report(plan(), (0, 1), small.corpus, finished, 200)
+    report = compare_report(plan(), (0, 1), small.corpus, given(small), finished, 200)
     json.dumps(report, allow_nan=False)
     for arm, facts in report["arms"].items():
         for place, seed in enumerate(facts["seeds"]):
-            result = load_arm(finished, arm, seed)
+            result = load_arm(plan()[arm], seed, small.corpus, given(small), finished)
             assert result is not None
             assert result.model.seed == seed
             groups = user_aucs(result.user_idx, result.label, result.logit)
@@ -209,7 +213,7 @@ def test_arms_with_other_rows_are_refused(finished: Path, small: Any, tmp_path: 
     changed = folder / "id_das" / "0" / "logits" / "test.parquet"
     pl.read_parquet(changed).with_columns(pl.col("item_idx") + 1).write_parquet(changed)
     with pytest.raises(ValueError, match="'id_only' and 'id_das' have other test rows for seed 0"):
-        compare_report(plan(), (0, 1), small.corpus, folder, 100)
+        compare_report(plan(), (0, 1), small.corpus, given(small), folder, 100)
 
 
 def test_what_is_not_finished_is_left_out(finished: Path, small: Any, tmp_path: Path) -> None:
@@ -217,7 +221,7 @@ def test_what_is_not_finished_is_left_out(finished: Path, small: Any, tmp_path: 
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / "id_shuffled")
     shutil.rmtree(folder / "id_das" / "1")
-    report = compare_report(plan(), (0, 1), small.corpus, folder, 100)
+    report = compare_report(plan(), (0, 1), small.corpus, given(small), folder, 100)
     assert {name: facts["seeds"] for name, facts in report["arms"].items()} == {
         "id_only": [0, 1],
         "id_das": [0],
@@ -225,4 +229,40 @@ def test_what_is_not_finished_is_left_out(finished: Path, small: Any, tmp_path: 
     assert {tuple(found["seeds"]) for found in report["comparisons"]} == {(0,)}
     assert {found["p_seeds"] for found in report["comparisons"]} == {None}
     with pytest.raises(ValueError, match="no finished arm"):
-        compare_report(plan(), (7,), small.corpus, folder, 100)
+        compare_report(plan(), (7,), small.corpus, given(small), folder, 100)
+
+
+def finished_seeds(*args: Any) -> dict[str, list[int]]:
+    return {name: facts["seeds"] for name, facts in compare_report(*args, 100)["arms"].items()}
+
+
+def test_what_was_made_otherwise_is_left_out(
+    finished: Path, small: Any, make_corpus: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, corpus, sids = (0, 1), small.corpus, given(small)
+    longer = ArmConfig(tokenizer="das", train={"epochs": 2}, against=("id_only",))
+    changed = plan(arms=ARMS | {"id_das": longer})
+    assert finished_seeds(changed, both, corpus, sids, finished) == {
+        "id_only": [0, 1],
+        "id_shuffled": [0, 1],
+    }
+    assert "id_das/0 was made with other settings" in caplog.text
+    # other semantic IDs, or none any more
+    for now in ({"das": "0123456789abcdef"}, {}):
+        assert set(finished_seeds(plan(), both, corpus, now, finished)) == {"id_only"}
+    user, item, time, label, split = small.log
+    other = make_corpus(user, item, time, 1 - label, split, small.sizes, impressions=True)
+    with pytest.raises(ValueError, match="no finished arm"):
+        compare_report(plan(), both, other, sids, finished, 100)
+
+
+def test_logits_of_an_earlier_model_are_not_finished(
+    finished: Path, small: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    logits = folder / "id_das" / "1" / "logits"
+    shutil.rmtree(logits)
+    shutil.copytree(folder / "id_das" / "0" / "logits", logits)
+    report = finished_seeds(plan(), (0, 1), small.corpus, given(small), folder)
+    assert report["id_das"] == [0]

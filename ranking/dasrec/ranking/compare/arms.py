@@ -56,39 +56,86 @@ def make_arm(
     given = None if arm.tokenizer is None else sids[arm.tokenizer]
     if given is not None and arm.shuffle_sids:
         given = _shuffled(given, corpus, place / "sids", seed)
-    inputs = {"corpus": corpus.manifest.fingerprint}
-    if given is not None:
-        inputs["semantic_ids"] = given.fingerprint
-    recipe = recipe_digest("ranking_model", arm.train.as_json(), inputs, seed)
+    recipe = _model_recipe(arm, seed, corpus, None if given is None else given.fingerprint)
     if not _is_made(model, "ranking_model", recipe):
         train_ranker(arm.train, corpus, given, model, seed=seed, replace=True)
-    manifest = load_manifest(model, "ranking_model")
-    recipe = recipe_digest("ranking_logits", {}, {"ranking_model": manifest.fingerprint}, seed)
-    if not _is_made(logits, "ranking_logits", recipe):
+    if not _is_made(logits, "ranking_logits", _logits_recipe(model, seed)):
         _write_logits(arm, seed, corpus, given, model, logits)
 
 
-def load_arm(folder: Path, name: str, seed: int) -> ArmResult | None:
-    """What `make_arm` wrote; None where it has not."""
-    place = folder / name / str(seed)
-    try:
-        model = load_manifest(place / "model", "ranking_model")
-        load_manifest(place / "logits", "ranking_logits", {"ranking_model": model})
-    except FileNotFoundError:
+def load_arm(
+    arm: Arm, seed: int, corpus: Corpus, sids: Mapping[str, str], folder: Path
+) -> ArmResult | None:
+    """What `make_arm` wrote for these settings and inputs; None where it has not.
+
+    Args:
+        arm: as planned now.
+        seed: of everything.
+        corpus: what it must have been trained on.
+        sids: fingerprints by tokenizer.
+        folder: of the whole comparison.
+    """
+    place = folder / arm.name / str(seed)
+    model, logits = place / "model", place / "logits"
+    if not model.exists():
         return None
-    table = pl.read_parquet(place / "logits" / LOGITS)
+    recipe = _recipe_now(arm, seed, corpus, sids, place)
+    if recipe is None or not _is_made(model, "ranking_model", recipe):
+        log.warning(
+            "compare: %s/%d was made with other settings or from other inputs and is left out; "
+            "train it again (--arm %s --seed %d) to have it",
+            *(arm.name, seed, arm.name, seed),
+        )
+        return None
+    if not _is_made(logits, "ranking_logits", _logits_recipe(model, seed)):
+        return None
+    table = pl.read_parquet(logits / LOGITS)
     return ArmResult(
         table["user_idx"].to_numpy().astype(np.int64),
         table["item_idx"].to_numpy().astype(np.int64),
         table["label"].to_numpy().astype(np.float64),
         table["logit"].to_numpy().astype(np.float64),
-        model,
+        load_manifest(model, "ranking_model"),
     )
 
 
+def _recipe_now(
+    arm: Arm, seed: int, corpus: Corpus, sids: Mapping[str, str], place: Path
+) -> str | None:
+    """What the model of an arm is to be made from; None where its semantic IDs are not there."""
+    if arm.tokenizer is None:
+        return _model_recipe(arm, seed, corpus, None)
+    if arm.tokenizer not in sids:
+        return None
+    fingerprint = sids[arm.tokenizer]
+    if arm.shuffle_sids:
+        if not _is_made(
+            place / "sids", "semantic_ids", _shuffled_recipe(fingerprint, corpus, seed)
+        ):
+            return None
+        fingerprint = load_manifest(place / "sids", "semantic_ids").fingerprint
+    return _model_recipe(arm, seed, corpus, fingerprint)
+
+
+def _model_recipe(arm: Arm, seed: int, corpus: Corpus, semantic_ids: str | None) -> str:
+    inputs = {"corpus": corpus.manifest.fingerprint}
+    if semantic_ids is not None:
+        inputs["semantic_ids"] = semantic_ids
+    return recipe_digest("ranking_model", arm.train.as_json(), inputs, seed)
+
+
+def _logits_recipe(model: Path, seed: int) -> str:
+    inputs = {"ranking_model": load_manifest(model, "ranking_model").fingerprint}
+    return recipe_digest("ranking_logits", {}, inputs, seed)
+
+
+def _shuffled_recipe(semantic_ids: str, corpus: Corpus, seed: int) -> str:
+    inputs = {"corpus": corpus.manifest.fingerprint, "shuffled": semantic_ids}
+    return recipe_digest("semantic_ids", {}, inputs, seed)
+
+
 def _shuffled(sids: SemanticIds, corpus: Corpus, out: Path, seed: int) -> SemanticIds:
-    inputs = {"corpus": corpus.manifest.fingerprint, "shuffled": sids.fingerprint}
-    if not _is_made(out, "semantic_ids", recipe_digest("semantic_ids", {}, inputs, seed)):
+    if not _is_made(out, "semantic_ids", _shuffled_recipe(sids.fingerprint, corpus, seed)):
         write_shuffled(sids, corpus, out, seed)
     return load_sids(out, corpus.manifest)
 

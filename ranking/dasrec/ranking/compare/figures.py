@@ -30,9 +30,13 @@ class Results(NamedTuple):
 
 
 def load_results(
-    planned: Mapping[str, Arm], seeds: tuple[int, ...], corpus: Corpus, folder: Path
+    planned: Mapping[str, Arm],
+    seeds: tuple[int, ...],
+    corpus: Corpus,
+    sids: Mapping[str, str],
+    folder: Path,
 ) -> Results:
-    """Read every arm and seed that is finished.
+    """Read every arm and seed that is finished, see `load_arm`.
 
     Raises:
         ValueError: arms whose test rows differ; their settings of negatives do.
@@ -40,9 +44,9 @@ def load_results(
     arms: dict[str, dict[int, ArmResult]] = {}
     slices: dict[int, dict[str, Bools]] = {}
     first: dict[int, tuple[str, ArmResult]] = {}
-    for name in planned:
+    for name, arm in planned.items():
         for seed in seeds:
-            found = load_arm(folder, name, seed)
+            found = load_arm(arm, seed, corpus, sids, folder)
             if found is None:
                 continue
             if seed not in first:

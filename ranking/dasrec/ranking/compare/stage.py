@@ -64,15 +64,27 @@ def compare_report(
     planned: Mapping[str, Arm],
     seeds: tuple[int, ...],
     corpus: Corpus,
+    sids: Mapping[str, str],
     folder: Path,
     num_samples: int,
 ) -> dict[str, Any]:
     """Figures of all finished arms and their comparisons, as JSON values.
 
+    What was trained with other settings or from other inputs than those given is not finished.
+
+    Args:
+        planned: from `plan_arms`.
+        seeds: of the config.
+        corpus: what is trained on.
+        sids: fingerprints of the semantic IDs by tokenizer; arms of one that is missing are not
+            finished.
+        folder: RUN/rank_compare.
+        num_samples: resamples.
+
     Raises:
         ValueError: no arm is finished, or arms with other test rows.
     """
-    results = load_results(planned, seeds, corpus, folder)
+    results = load_results(planned, seeds, corpus, sids, folder)
     if not results.arms:
         raise ValueError(f"rank compare: {folder} holds no finished arm; train some first")
     figures = all_figures(results)
