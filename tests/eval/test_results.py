@@ -59,7 +59,7 @@ def test_lines_come_back_as_written(tmp_path: Path) -> None:
     assert set(raw) == {
         "topic", "dataset", "protocol", "method", "variant", "seed", "split", "metrics", "users",
         "seconds", "hardware", "command", "config_sha256", "data_sha256", "code", "date",
-        "conditions",
+        "conditions", "intervals",
     }  # fmt: skip
 
 

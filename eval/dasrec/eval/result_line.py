@@ -10,15 +10,21 @@ from dasrec.core.config import StageConfig
 from dasrec.core.corpus import Split
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-_METRIC = re.compile(r"[a-z0-9_]+(@[0-9]+)?(\[[a-z0-9_]+\])?")
+METRIC = re.compile(r"[a-z0-9_]+(@[0-9]+)?(\[[a-z0-9_]+\])?")
+
+PUBLISHED = "published"
+"""Topic of the figures of others, see `dasrec.eval.published`; no measurement may go there."""
 
 
 def check_topic(topic: str) -> None:
     """Refuse a topic that cannot name a file.
 
     Raises:
-        ValueError: characters other than lower-case letters, digits and _.
+        ValueError: characters other than lower-case letters, digits and _, or the topic of the
+            figures of others.
     """
+    if topic == PUBLISHED:
+        raise ValueError(f"topic: '{topic}' holds what others report; give another topic")
     if not _NAME.fullmatch(topic):
         raise ValueError(f"topic: expected lower-case letters, digits and _, got '{topic}'")
 
@@ -73,6 +79,8 @@ class ResultLine(Line):
     """`name`, `name@K` and, for a slice, `name@K[slice]`."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall-clock seconds per stage."""
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """95% bootstrap intervals over users of some of the metrics, by their names."""
     config_sha256: str
     """Digest of the resolved config."""
     conditions: dict[str, Any] = Field(default_factory=dict)
@@ -83,7 +91,7 @@ class ResultLine(Line):
     @classmethod
     def _metric_names(cls, metrics: dict[str, float]) -> dict[str, float]:
         for name, value in metrics.items():
-            if not _METRIC.fullmatch(name):
+            if not METRIC.fullmatch(name):
                 raise ValueError(f"expected name, name@K or name@K[slice], got '{name}'")
             if value != value or abs(value) == float("inf"):
                 raise ValueError(f"'{name}' is {value}; leave out what has no value")

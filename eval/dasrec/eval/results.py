@@ -2,13 +2,14 @@
 
 `docs/results/<topic>.jsonl` (metrics of methods) and `docs/results/comparisons/<topic>.jsonl`
 (methods against each other) are appended to by the commands that measured, never edited by hand.
+Only `docs/results/published.jsonl` is written by hand: what others report.
 """
 
 import json
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -16,26 +17,30 @@ from typing import TypeVar
 
 from dasrec.core.artifacts import code_version
 from dasrec.core.config import build_config
+from dasrec.eval.published import PublishedLine
 from dasrec.eval.report import load_report
-from dasrec.eval.result_line import ComparisonLine, ResultLine
+from dasrec.eval.report_intervals import report_intervals
+from dasrec.eval.result_line import PUBLISHED, ComparisonLine, ResultLine
 from dasrec.eval.results_markdown import results_markdown
 
 COMPARISONS = "comparisons"
 
 __all__ = [
     "ComparisonLine",
+    "PublishedLine",
     "ResultLine",
     "append_comparisons",
     "append_results",
     "hardware",
     "read_comparisons",
+    "read_published",
     "read_results",
     "results_of_report",
     "results_table",
     "typed",
 ]
 
-Line = TypeVar("Line", ResultLine, ComparisonLine)
+Line = TypeVar("Line", ResultLine, ComparisonLine, PublishedLine)
 
 
 def append_results(folder: str | Path, *lines: ResultLine) -> None:
@@ -65,7 +70,8 @@ def read_results(folder: str | Path) -> list[ResultLine]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such results folder")
-    return _read(folder, ResultLine)
+    measured = (path for path in folder.glob("*.jsonl") if path.stem != PUBLISHED)
+    return _read(measured, ResultLine)
 
 
 def read_comparisons(folder: str | Path) -> list[ComparisonLine]:
@@ -74,12 +80,21 @@ def read_comparisons(folder: str | Path) -> list[ComparisonLine]:
     Raises:
         ValueError: see `read_results`.
     """
-    return _read(Path(folder) / COMPARISONS, ComparisonLine)
+    return _read((Path(folder) / COMPARISONS).glob("*.jsonl"), ComparisonLine)
 
 
-def _read(folder: Path, kind: type[Line]) -> list[Line]:
+def read_published(folder: str | Path) -> list[PublishedLine]:
+    """What others report; no file is no fault.
+
+    Raises:
+        ValueError: see `read_results`.
+    """
+    return _read(Path(folder).glob(f"{PUBLISHED}.jsonl"), PublishedLine)
+
+
+def _read(paths: Iterable[Path], kind: type[Line]) -> list[Line]:
     lines = []
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(paths):
         for index, text in enumerate(path.read_text().splitlines(), start=1):
             where = f"{path}:{index}"
             try:
@@ -97,13 +112,14 @@ def results_table(folder: str | Path) -> str:
     """The Markdown of all lines of a folder: what docs/results.md holds.
 
     Per topic, dataset and protocol: tables of methods by metrics for test, the same for valid (see
-    `dasrec.eval.results_tables`), and the paired comparisons.
+    `dasrec.eval.results_tables`), and the paired comparisons; in the ladder what others report.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a line that is not of the format; the message names file and line.
     """
-    return results_markdown(read_results(folder), read_comparisons(folder))
+    lines = read_results(folder)
+    return results_markdown(lines, read_comparisons(folder), read_published(folder))
 
 
 def results_of_report(
@@ -121,6 +137,8 @@ def results_of_report(
     more: Mapping[str, float] | None = None,
 ) -> list[ResultLine]:
     """One line per split of an eval_report artifact; slices become `metric[slice]`.
+
+    Intervals over users come with it, see `dasrec.eval.report_intervals`.
 
     Args:
         report_path: the artifact; the method's name is in its manifest.
@@ -149,6 +167,7 @@ def results_of_report(
             metrics=_flat(slices) | dict(more or {}),
             users=int(slices["all"]["users"]),
             seconds=dict(seconds or {}),
+            intervals=report_intervals(report, split),
             hardware=hardware(),
             command=command,
             config_sha256=config_sha256,

@@ -1,40 +1,51 @@
 """docs/results.md, generated from the lines of docs/results/*.jsonl and from nothing else."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from dasrec.eval.published import PublishedLine, published_parts
 from dasrec.eval.result_line import ComparisonLine, ResultLine
-from dasrec.eval.results_tables import TableOf, tables_of
-from dasrec.eval.tables import COLUMNS, markdown_table, number
+from dasrec.eval.results_rows import Rows, cost_table, interval_table, metric_table
+from dasrec.eval.results_tables import shows_costs, tables_of
+from dasrec.eval.tables import markdown_table, number
 
 HEAD = (
     "# Results\n\nGenerated from `docs/results/*.jsonl` by `dasrec report`; do not edit. The "
     "latest line of every (dataset, protocol, method, variant, seed) counts. Several seeds: mean ± "
     "standard deviation (n - 1). Tie-free tables hold only the targets on a later day "
-    "than the event before them. Paired comparisons average a query over the seeds, then draw "
+    "than the event before them. Intervals are 95% bootstrap intervals over users; of several "
+    "seeds each end is averaged. ARP: mean training interactions of the listed items; popularity "
+    "gap: how far their mean lies above that of the users' histories, as a share of it. "
+    "Paired comparisons average a query over the seeds, then draw "
     "users: bootstrap interval, randomisation test, Holm's adjustment over the methods of one "
-    "metric. How each row was measured is in its footnote."
+    "metric. Published figures are what others report, written by hand with their source; no test "
+    "compares them with ours. How each row of ours was measured is in its footnote, and what the "
+    "protocols mean in [protocol.md](protocol.md)."
 )
+LADDER = "ladder"
+"""The topic whose tables stand beside published figures."""
 K = TypeVar("K")
 V = TypeVar("V")
-Rows = list[tuple[tuple[str, str], list[ResultLine]]]  # (method, variant) -> lines of its seeds
 Data = tuple[str, str, str]  # topic, dataset, protocol
 
 
 def results_markdown(
-    lines: Sequence[ResultLine], comparisons: Sequence[ComparisonLine] = ()
+    lines: Sequence[ResultLine],
+    comparisons: Sequence[ComparisonLine] = (),
+    published: Sequence[PublishedLine] = (),
 ) -> str:
     """See `dasrec.eval.results.results_table`; every figure comes from these lines."""
     of_data = dict(_grouped(lines, _data))
     compared = dict(_grouped(comparisons, _data))
+    reported = dict(_grouped(published, lambda line: (LADDER, *line.place)))
     parts, notes = [HEAD], []
-    for topic, group in _grouped([*of_data, *compared], lambda data: data[0]):
+    for topic, group in _grouped([*of_data, *compared, *reported], lambda data: data[0]):
         parts.append(f"## {topic}")
         for data in dict.fromkeys(group):
             parts.append(f"### {data[1]}, {data[2]}")
             for found, described in (
-                _metric_parts(data, of_data.get(data, [])),
+                _metric_parts(data, of_data.get(data, []), reported.get(data, [])),
                 _comparison_parts(data, compared.get(data, [])),
             ):
                 parts += found
@@ -46,22 +57,41 @@ def _data(line: ResultLine | ComparisonLine) -> Data:
     return line.topic, line.dataset, line.protocol
 
 
-def _metric_parts(data: Data, lines: Sequence[ResultLine]) -> tuple[list[str], list[str]]:
+def _metric_parts(
+    data: Data, lines: Sequence[ResultLine], published: Sequence[PublishedLine]
+) -> tuple[list[str], list[str]]:
     """Titles and tables of one data set, and the footnotes of their rows."""
-    topic, dataset, _ = data
     parts, notes = [], []
     shown: set[str] = set()
     for split in ("test", "valid", "train"):
         rows = _rows(line for line in lines if line.split == split)
-        names = [f"{topic}-{dataset}-{split}-{i}" for i in range(1, len(rows) + 1)]
-        for table in tables_of(topic):
-            text = _table(rows, table, names)
-            if text and (table.every_split or table.title not in shown):
-                of_split = [split] if table.every_split else []
-                parts += [f"**{', '.join([*of_split, table.title]).removesuffix(', ')}**", text]
-                shown.add(table.title)
+        names = [_label(data, split, i) for i in range(1, len(rows) + 1)]
+        for title, text in _tables(data[0], split, rows, names):
+            if text and title not in shown:
+                parts += [f"**{title}**", text]
+                shown.add(title)
+            if title == "test":
+                parts += published_parts(published)
         notes += [_note(name, seeds) for name, (_, seeds) in zip(names, rows, strict=True)]
     return parts, notes
+
+
+def _tables(topic: str, split: str, rows: Rows, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Title and text of all tables of a split, in order; an empty text where there is nothing."""
+    for table in tables_of(topic):
+        if split == "test" or not table.test_only:
+            of_split = [split] if table.every_split else []
+            title = ", ".join([*of_split, *([table.title] if table.title else [])])
+            yield title, metric_table(rows, table, names)
+        if not table.title:
+            yield f"{split}, 95% intervals over users", interval_table(rows, names)
+    if shows_costs(topic):
+        yield "wall-clock seconds (mean of the seeds) and hardware", cost_table(rows, names)
+
+
+def _label(data: Data, *more: object) -> str:
+    """Of a footnote, different for every row of the page."""
+    return "-".join(map(str, (*data, *more))).replace("/", "-")
 
 
 def _grouped(values: Iterable[V], key: Callable[[V], K]) -> list[tuple[K, list[V]]]:
@@ -75,44 +105,6 @@ def _rows(lines: Iterable[ResultLine]) -> Rows:
     """The latest line of every run, by method and variant, in the order of first appearance."""
     latest = {line.run: line for line in lines}
     return _grouped(latest.values(), lambda line: (line.method, line.variant))
-
-
-def _table(rows: Rows, table: TableOf, names: list[str]) -> str:
-    """The table of the rows that have a figure for it; empty without any."""
-    found = dict.fromkeys(key for _, seeds in rows for line in seeds for key in line.metrics)
-    columns = [key for key in COLUMNS if key in found and table.wanted(key)]
-    columns += [key for key in found if table.wanted(key) and key not in COLUMNS]
-    cells = [
-        [
-            f"{method}[^{name}]",
-            variant or "-",
-            str(len(seeds)),
-            "/".join(dict.fromkeys(str(line.users) for line in seeds)),
-            *(_mean([line.metrics[k] for line in seeds if k in line.metrics], len(seeds))
-              for k in columns),
-            *(_mean_seconds([line.seconds[k] for line in seeds if k in line.seconds])
-              for k in table.seconds),
-        ]
-        for name, ((method, variant), seeds) in zip(names, rows, strict=True)
-        if any(key in line.metrics for key in columns for line in seeds)
-    ]  # fmt: skip
-    if not cells:
-        return ""
-    titles = [*map(table.header, columns), *(f"{stage} s" for stage in table.seconds)]
-    return markdown_table(["method", "variant", "seeds", "users", *titles], cells, left=2)
-
-
-def _mean_seconds(values: list[float]) -> str:
-    return f"{statistics.mean(values):.0f}" if values else "-"
-
-
-def _mean(values: list[float], num_seeds: int) -> str:
-    if len(values) < 2:
-        text = number(values[0] if values else None)
-    else:
-        text = f"{number(statistics.mean(values))} ± {number(statistics.stdev(values))}"
-    partial = 0 < len(values) < num_seeds
-    return f"{text} ({len(values)} of {num_seeds})" if partial else text
 
 
 def _note(name: str, seeds: list[ResultLine]) -> str:
@@ -155,7 +147,6 @@ def _conditions(seeds: list[ResultLine]) -> list[str]:
 
 def _comparison_parts(data: Data, lines: Sequence[ComparisonLine]) -> tuple[list[str], list[str]]:
     """Titles and tables of the latest comparisons, and the footnotes of their rows."""
-    topic, dataset, _ = data
     latest = {line.run: line for line in lines}
     parts, notes = [], []
     for (baseline, split), group in _grouped(latest.values(), lambda x: (x.baseline, x.split)):
@@ -163,7 +154,7 @@ def _comparison_parts(data: Data, lines: Sequence[ComparisonLine]) -> tuple[list
         header += ["95% interval", "p", "p (Holm)"]
         cells = []
         for number_, line in enumerate(group, 1):
-            name = f"{topic}-{dataset}-{split}-{baseline}-{number_}"
+            name = _label(data, split, baseline, number_)
             cells.append(
                 [
                     f"{line.method}[^{name}]",
