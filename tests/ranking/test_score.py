@@ -129,3 +129,15 @@ def test_refusals(
     with pytest.raises(ValueError, match=message):
         score_table(ranker, small.corpus, rows, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_files_that_are_not_there_or_no_parquet(
+    ranker: Ranker, small: Any, rows: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.parquet: no such file"):
+        score_table(ranker, small.corpus, tmp_path / "none.parquet", tmp_path / "out.parquet")
+    with pytest.raises(FileNotFoundError, match=r"there: no such folder to write out\.parquet to"):
+        score_table(ranker, small.corpus, rows, tmp_path / "there" / "out.parquet")
+    rows.write_text("user_id,item_id\nu1,i1\n")
+    with pytest.raises(ValueError, match=r"rows\.parquet: not a Parquet file"):
+        score_table(ranker, small.corpus, rows, tmp_path / "out.parquet")

@@ -65,12 +65,15 @@ def score_table(
         batch_rows: rows in memory at a time.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a missing column, one that would be written twice, no id, a time that is none,
-            or an unknown user or item without `allow_unknown`. Nothing is written then.
+        FileNotFoundError: no such file, or no folder to write to.
+        ValueError: no Parquet, a missing column, one that would be written twice, no id, a time
+            that is none, or an unknown user or item without `allow_unknown`. Nothing is written
+            then.
     """
     began = time.perf_counter()
-    with pq.ParquetFile(source) as file:
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent}: no such folder to write {target.name} to")
+    with _opened(source) as file:
         schema = file.schema_arrow
         _check_columns(schema.names, ranker, source)
         lookup = _Lookup(corpus, source, allow_unknown, time_format)
@@ -154,6 +157,15 @@ class _Lookup:
     def where(self) -> str:
         """Start of messages about the batch."""
         return f"{self.source}: rows from {self.seen + 1}"
+
+
+def _opened(source: Path) -> pq.ParquetFile:
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such file")
+    try:
+        return pq.ParquetFile(source)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{source}: not a Parquet file ({error})") from None
 
 
 def _check_columns(names: list[str], ranker: Ranker, source: Path) -> None:
