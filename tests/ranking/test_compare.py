@@ -100,6 +100,15 @@ def test_refuses_a_bad_arm_before_anything_is_trained(arm: ArmConfig, message: s
         plan(arms={"id_only": ArmConfig(against=()), "other": arm})
 
 
+@pytest.mark.parametrize("name", ["../up", "a.b", "Match", ""])
+def test_names_that_cannot_be_folders_are_refused(name: str) -> None:
+    message = "use lower-case letters, digits and _ in the name"
+    with pytest.raises(ValueError, match=rf"modes\..*{message}"):
+        plan(modes={name: {}})
+    with pytest.raises(ValueError, match=rf"arms\..*{message}"):
+        plan(arms={name: ArmConfig(against=())})
+
+
 def test_finished_arms_are_kept_and_lost_ones_made_again_alike(finished: Path, small: Any) -> None:
     kept = finished / "id_das" / "0" / "model" / "model.safetensors"
     lost = finished / "id_das" / "1" / "logits" / "test.parquet"

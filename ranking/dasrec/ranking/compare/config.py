@@ -109,6 +109,8 @@ def plan_arms(
     arms = config.arms if config.arms is not None else default_arms(main, tokenizers)
     for name, arm in arms.items():
         _check(name, arm, arms, tokenizers)
+    for mode in config.modes:
+        _check_name(f"ranking.compare.modes.{mode}", mode)
     planned = {}
     for name, arm in arms.items():
         modes = config.modes if arm.tokenizer is not None and config.modes else {"": {}}
@@ -136,8 +138,7 @@ def _check(
     name: str, arm: ArmConfig, arms: Mapping[str, ArmConfig], tokenizers: Sequence[str]
 ) -> None:
     where = f"ranking.compare.arms.{name}"
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"{where}: use lower-case letters, digits and _ in the name")
+    _check_name(where, name)
     if arm.tokenizer is not None and arm.tokenizer not in tokenizers:
         raise ValueError(
             f"{where}.tokenizer: '{arm.tokenizer}' is not in tokenizers "
@@ -148,6 +149,12 @@ def _check(
     for other in arm.against:
         if other not in arms or other == name:
             raise ValueError(f"{where}.against: '{other}' is not another arm ({', '.join(arms)})")
+
+
+def _check_name(where: str, name: str) -> None:
+    """A name becomes a folder, and `variant` or `method` of recorded figures."""
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError(f"{where}: use lower-case letters, digits and _ in the name")
 
 
 def _merged(values: Mapping[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
