@@ -93,6 +93,7 @@ def test_compare_trains_reports_and_records(
     line = next(c for c in compared if (c.method, c.metric) == (first["arm"], "gauc"))
     assert line.difference == pytest.approx(line.mean_baseline - line.mean_method)
     assert (line.low, line.high) == (-first["high"], -first["low"])
+    assert line.p_seeds == first["p_seeds"] is not None
     # the page can be written from the lines
     assert dasrec("report", "--results", tmp_path, "--out", tmp_path / "results.md") == 0
     assert "id_das" in (tmp_path / "results.md").read_text()

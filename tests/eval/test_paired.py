@@ -229,6 +229,12 @@ def test_the_page_shows_the_latest_comparison(tmp_path: Path) -> None:
     assert "**test, das minus the method, paired over users**" in page
     marks = set(re.findall(r"\[\^([^]]+)\] \|", page))
     assert marks == set(re.findall(r"^\[\^([^]]+)\]:", page, re.MULTILINE))
+    assert "p (seeds)" not in page
+    append_comparisons(tmp_path, comparison(method="plum", p_seeds=0.207))
+    page = results_table(tmp_path)
+    assert "| p (Holm) | p (seeds) |" in page
+    ends = re.findall(r"^\| (tiger|plum).* \| (\S+) \|$", page, re.MULTILINE)
+    assert ends == [("tiger", "-"), ("plum", "0.21")]
     bad = lines[0].as_json() | {"seeds": "0"}
     (tmp_path / "comparisons" / "tokenizers.jsonl").write_text(json.dumps(bad) + "\n")
     with pytest.raises(ValueError, match=r"comparisons/tokenizers.jsonl:1.seeds"):

@@ -211,6 +211,7 @@ def _comparison_line(compared: Mapping[str, Any], common: Mapping[str, Any]) -> 
         high=-compared["low"],
         p_value=compared["p_value"],
         p_holm=compared["p_holm"],
+        p_seeds=compared["p_seeds"],
         **common,
     )
 

@@ -126,6 +126,9 @@ class ComparisonLine(Line):
     """Two-sided, of the randomisation test."""
     p_holm: float
     """Adjusted over the methods compared in one call by this metric."""
+    p_seeds: float | None = None
+    """Two-sided, of the paired t test over seeds: would it hold for other trainings, where the
+    others ask about other users. None: not tested, or one seed."""
 
     @property
     def run(self) -> tuple[str, ...]:

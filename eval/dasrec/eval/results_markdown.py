@@ -152,6 +152,8 @@ def _comparison_parts(data: Data, lines: Sequence[ComparisonLine]) -> tuple[list
     for (baseline, split), group in _grouped(latest.values(), lambda x: (x.baseline, x.split)):
         header = ["method", "metric", "seeds", "users", baseline, "method's", "difference"]
         header += ["95% interval", "p", "p (Holm)"]
+        by_seed = any(line.p_seeds is not None for line in group)
+        header += ["p (seeds)"] if by_seed else []
         cells = []
         for number_, line in enumerate(group, 1):
             name = _label(data, split, baseline, number_)
@@ -165,12 +167,17 @@ def _comparison_parts(data: Data, lines: Sequence[ComparisonLine]) -> tuple[list
                     f"{line.difference:+.4f}",
                     f"{line.low:+.4f} to {line.high:+.4f}",
                     *(f"{p:.2g}" for p in (line.p_value, line.p_holm)),
+                    *([_p_text(line.p_seeds)] if by_seed else []),
                 ]
             )
             notes.append(_comparison_note(name, line))
         title = f"**{split}, {baseline} minus the method, paired over users**"
         parts += [title, markdown_table(header, cells, left=2)]
     return parts, notes
+
+
+def _p_text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _comparison_note(name: str, line: ComparisonLine) -> str:
