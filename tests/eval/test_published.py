@@ -103,6 +103,7 @@ def test_no_measurement_goes_there(tmp_path: Path) -> None:
         ({"metrics": {"recall@10": 6.48}}, r"\.metrics: expected shares from 0 to 1, got 6.48"),
         ({"metrics": {"Recall@10": 0.06}}, r"\.metrics: expected name@K, got 'Recall@10'"),
         ({"metrics": {"recall@10[cold]": 0.06}}, r"\.metrics: expected name@K, got 'recall@10"),
+        ({"metrics": {"ndcg@10": 0.05, "ndcg@5": 0.06}}, r"\.metrics: 'ndcg@5' is 0.06, more than"),
         ({"metrics": {}}, r"\.metrics: "),
         ({"address": "TIGER, table 1"}, r"\.address: .*https"),
         ({"evidence": "rumour"}, r"\.evidence: expected 'paper', 're-run' or 'reported by users'"),

@@ -5,6 +5,7 @@ protocol differs from the one of our table. None of them is compared by a test.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -46,6 +47,12 @@ class PublishedLine(StageConfig):
                 raise ValueError(f"expected name@K, got '{name}'")
             if not 0 <= value <= 1:
                 raise ValueError(f"expected shares from 0 to 1, got {value} for '{name}'")
+        for one, two in pairwise(sorted(metrics, key=lambda name: (_metric(name), _cut(name)))):
+            if _metric(one) == _metric(two) and metrics[one] > metrics[two]:
+                raise ValueError(
+                    f"'{one}' is {metrics[one]}, more than {metrics[two]} for '{two}', which one "
+                    "target a user rules out; leave out what is misprinted"
+                )
         return metrics
 
     @property
@@ -82,5 +89,13 @@ def _differences(lines: Sequence[PublishedLine]) -> list[str]:
 
 def _by_cut(name: str) -> tuple[int, bool, str]:
     """recall@5, ndcg@5, recall@10, ...: by K, hits before their ranks."""
-    metric, _, k = name.partition("@")
-    return int(k), metric == "ndcg", metric
+    metric = _metric(name)
+    return _cut(name), metric == "ndcg", metric
+
+
+def _metric(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _cut(name: str) -> int:
+    return int(name.partition("@")[2])
