@@ -123,3 +123,15 @@ def test_shuffled_moments_keep_their_frequencies(
     real = moving.user_moments.row
     assert (shuffled.row != real).any()
     np.testing.assert_array_equal(np.bincount(shuffled.row), np.bincount(real))
+
+
+def test_todays_sids_are_told_of_unless_they_are_meant(
+    small: Any, moving: SemanticIds, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "every row has its user's SID of today"
+    trained(small, moving, tmp_path / "moments")
+    trained(small, small.sids, tmp_path / "meant", sid_moments=False)
+    trained(small, small.sids, tmp_path / "items", user_sids=False)
+    assert told not in caplog.text
+    trained(small, small.sids, tmp_path / "today")
+    assert told in caplog.text

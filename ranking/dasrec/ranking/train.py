@@ -82,6 +82,7 @@ def train_ranker(
     for split, part in rows.items():
         check_rows(part, corpus, split)
     _check_rows(rows)
+    _tell_of_todays_sids(config, sids)
     fingerprints = {name: manifest.fingerprint for name, manifest in inputs.items()}
     values = config.as_json()
     recipe = recipe_digest("ranking_model", values, fingerprints, seed)
@@ -185,6 +186,20 @@ def _check(
             "assign them again from this corpus"
         )
     return {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
+
+
+def _tell_of_todays_sids(config: RankingConfig, sids: SemanticIds | None) -> None:
+    """Warn where rows get their users' last SIDs though those of their own time are wanted."""
+    if sids is None or sids.users is None or sids.user_moments is not None:
+        return
+    if config.features.user_sids and config.features.sid_moments:
+        log.warning(
+            "ranking: the semantic IDs hold no users over time, so every row has its user's SID "
+            "of today. Where that is made from clicks, it gives away labels of the training rows, "
+            "and the model trusts it more than it should; use assign.user_moments: true with "
+            "embed.users.encoder: history_mean, or ranking.train.features.user_sids: false (or "
+            "sid_moments: false if it is meant)"
+        )
 
 
 def _check_rows(rows: Mapping[Split, Rows]) -> None:
