@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dasrec.core import Corpus
 from dasrec.core.seeding import generator
 from dasrec.eval.ctr_metrics import user_aucs
 from dasrec.ranking import RankingConfig
@@ -241,8 +242,11 @@ def test_what_is_not_finished_is_left_out(finished: Path, small: Any, tmp_path: 
         compare_report(plan(), (7,), small.corpus, given(small), folder, 100)
 
 
-def finished_seeds(*args: Any) -> dict[str, list[int]]:
-    return {name: facts["seeds"] for name, facts in compare_report(*args, 100)["arms"].items()}
+def finished_seeds(
+    planned: dict[str, Arm], seeds: tuple[int, ...], corpus: Corpus, sids: dict[str, str], at: Path
+) -> dict[str, list[int]]:
+    report = compare_report(planned, seeds, corpus, sids, at, 100)
+    return {name: facts["seeds"] for name, facts in report["arms"].items()}
 
 
 def test_what_was_made_otherwise_is_left_out(
