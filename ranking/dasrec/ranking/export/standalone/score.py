@@ -104,7 +104,7 @@ def _category(field: dict[str, Any], context: dict[str, Any]) -> int:
     if value is None:
         return 0
     if field["encoding"] == "buckets":
-        return 1 + int(np.searchsorted(field["edges"], float(value), side="right"))
+        return 1 + int(np.searchsorted(field["edges"], _finite(field, value), side="right"))
     text = _text(value)
     if field["encoding"] == "hash":
         key = f"{field['salt']}\0{text}".encode()
@@ -124,8 +124,18 @@ def _number(field: dict[str, Any], context: dict[str, Any]) -> float:
     value = context.get(field["column"])
     if value is None:
         return float("nan")
-    standard = (float(value) - field["mean"]) / field["std"]
+    standard = (_finite(field, value) - field["mean"]) / field["std"]
     return float(np.clip(standard, -field["clip"], field["clip"]))
+
+
+def _finite(field: dict[str, Any], value: Any) -> float:
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(
+            f"context '{field['column']}': not a finite number, got {value!r}; give null where it "
+            "is missing"
+        )
+    return number
 
 
 def main() -> None:
