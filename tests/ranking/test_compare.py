@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tests.ranking.rich_world import ITEMS, field, write
 
 from dasrec.core import Corpus
 from dasrec.core.seeding import generator
@@ -279,3 +280,20 @@ def test_logits_of_an_earlier_model_are_not_finished(
     shutil.copytree(folder / "id_das" / "0" / "logits", logits)
     report = finished_seeds(plan(), (0, 1), small.corpus, given(small), folder)
     assert report["id_das"] == [0]
+
+
+def test_changed_vectors_make_an_arm_again(tmp_path: Path) -> None:
+    corpus, path, folder = write(tmp_path / "corpus"), tmp_path / "v.npy", tmp_path / "compare"
+    dense = field("dense", "item", "content", path=str(path))
+    arm = ArmConfig(against=(), train={"features": {"fields": [dense]}})
+    planned = plan(arms={"id_content": arm})
+    seen = []
+    for seed in (0, 1):
+        np.save(path, np.random.default_rng(seed).normal(size=(ITEMS, 3)).astype(np.float32))
+        if seed:
+            with pytest.raises(ValueError, match="no finished arm"):
+                finished_seeds(planned, (0,), corpus, {}, folder)
+        run_arms(planned, (0,), corpus, {}, folder)
+        assert finished_seeds(planned, (0,), corpus, {}, folder) == {"id_content": [0]}
+        seen.append((folder / "id_content" / "0" / "logits" / "test.parquet").read_bytes())
+    assert seen[0] != seen[1]

@@ -14,6 +14,8 @@ from dasrec.core.corpus import Corpus, Int64s
 from dasrec.core.semantic_ids import SemanticIds, load_sids
 from dasrec.ranking.compare.config import Arm
 from dasrec.ranking.compare.shuffled import write_shuffled
+from dasrec.ranking.features import FeatureSchema
+from dasrec.ranking.features.encode import check_vectors
 from dasrec.ranking.negatives import rows_of
 from dasrec.ranking.ranker import load_ranker
 from dasrec.ranking.train import train_ranker
@@ -57,7 +59,7 @@ def make_arm(
     if given is not None and arm.shuffle_sids:
         given = _shuffled(given, corpus, place / "sids", seed)
     recipe = _model_recipe(arm, seed, corpus, None if given is None else given.fingerprint)
-    if not _is_made(model, "ranking_model", recipe):
+    if not _is_trained(model, recipe, corpus):
         train_ranker(arm.train, corpus, given, model, seed=seed, replace=True)
     if not _is_made(logits, "ranking_logits", _logits_recipe(model, seed)):
         _write_logits(arm, seed, corpus, given, model, logits)
@@ -80,7 +82,7 @@ def load_arm(
     if not model.exists():
         return None
     recipe = _recipe_now(arm, seed, corpus, sids, place)
-    if recipe is None or not _is_made(model, "ranking_model", recipe):
+    if recipe is None or not _is_trained(model, recipe, corpus):
         log.warning(
             "compare: %s/%d was made with other settings or from other inputs and is left out; "
             "train it again (--arm %s --seed %d) to have it",
@@ -164,6 +166,18 @@ def _write_logits(
         seed=seed,
         replace=True,
     )
+
+
+def _is_trained(model: Path, recipe: str, corpus: Corpus) -> bool:
+    """Whether the model is there, its frozen vectors included, which the recipe names by path."""
+    if not _is_made(model, "ranking_model", recipe):
+        return False
+    schema = FeatureSchema.model_validate_json((model / "schema.json").read_text())
+    try:
+        check_vectors(schema, corpus)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _is_made(path: Path, kind: str, recipe: str) -> bool:

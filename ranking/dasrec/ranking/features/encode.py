@@ -125,6 +125,17 @@ def hashed_rows(text: pl.Series, hash_size: int, salt: str) -> pl.Series:
     return text.replace_strict(distinct, rows, default=None, return_dtype=pl.Int64).fill_null(0)
 
 
+def check_vectors(schema: FeatureSchema, corpus: Corpus) -> None:
+    """Refuse frozen vectors other than those of the training.
+
+    Raises:
+        FileNotFoundError: they are gone.
+        ValueError: they have changed, or are of another corpus.
+    """
+    for field in (*schema.dense("user"), *schema.dense("item")):
+        _dense(field, corpus)
+
+
 def field_collisions(schema: FeatureSchema, corpus: Corpus) -> dict[str, float]:
     """Distinct values per used row of every hashed field of users and items; 1 = none."""
     found = {}
