@@ -82,9 +82,12 @@ def markdown_comparison(report: Mapping[str, Any]) -> str:
         f"# CTR models compared on {report['dataset']}",
         f"Seeds {', '.join(map(str, report['seeds']))}; {report['code']}; {report['hardware']}. "
         f"Intervals: {report['num_samples']} resamples of the users (AUC: from the users' "
-        "influence, Obuchowski 1997). p: random swaps within users; Holm: over arms and slices; "
-        f"seeds: paired t test. Slices with fewer than {report['min_users']} users that have both "
-        "labels are not compared.",
+        "influence, Obuchowski 1997). p: random swaps within users (AUC: that influence); Holm: "
+        "over arms and slices. Both ask whether other users would show the difference between "
+        "these trained models. p (seeds), a paired t test, asks whether other trainings would: a "
+        "difference that is real passes both. Slices with fewer than "
+        f"{report['min_users']} users that count (for GAUC and UAUC those with both labels) are "
+        "not compared.",
     ]
     for title, header, rows in (overall_table(report), slice_table(report)):
         parts += [f"## {title}", markdown_table(header, rows)]
