@@ -11,7 +11,9 @@ import pytest
 import yaml
 from tests.ranking.conftest import World, write_sids
 
+from dasrec.cli.config import load_run_config
 from dasrec.cli.main import main
+from dasrec.cli.rank_compare import protocol_of
 from dasrec.cli.two_stage import two_stage_figures, two_stage_table
 from dasrec.core import Recommendations, load_corpus, write_recommendations
 from dasrec.core.config import build_config
@@ -97,6 +99,16 @@ def test_compare_trains_reports_and_records(
     # the page can be written from the lines
     assert dasrec("report", "--results", tmp_path, "--out", tmp_path / "results.md") == 0
     assert "id_das" in (tmp_path / "results.md").read_text()
+
+
+def test_protocol_says_whether_negatives_were_sampled(config: Path, tmp_path: Path) -> None:
+    settings = load_run_config(config, ["ranking.train.negatives.matching=uniform"])
+    sizes = {"num_users": 10, "num_items": 20, "rows_each": 10}
+    found = [
+        protocol_of(settings, World(tmp_path / str(given), **sizes, impressions=given).corpus)
+        for given in (True, False)
+    ]
+    assert found == ["leave_one_out/impressions", "leave_one_out/4_negatives_by_uniform"]
 
 
 @pytest.mark.parametrize(

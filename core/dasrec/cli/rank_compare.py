@@ -14,7 +14,7 @@ from dasrec.cli.config import RankConfig, RunConfig
 from dasrec.cli.pipeline import Run
 from dasrec.cli.rank_tables import markdown_comparison, overall_table, pair_table, slice_table
 from dasrec.core.artifacts import load_manifest
-from dasrec.core.corpus import load_corpus
+from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.core.semantic_ids import load_sids
 from dasrec.eval.result_line import ComparisonLine, ResultLine
 from dasrec.eval.results import append_comparisons, append_results, hardware
@@ -148,7 +148,7 @@ def record_comparison(
     common: dict[str, Any] = {
         "topic": topic,
         "dataset": config.name,
-        "protocol": f"{config.prepare.split.method}/impressions",
+        "protocol": protocol_of(config, corpus),
         "split": "test",
         "hardware": report["hardware"],
         "command": command,
@@ -162,6 +162,16 @@ def record_comparison(
         folder,
         *(_comparison_line(c, common) for c in report["comparisons"] if _is_recorded(c)),
     )
+
+
+def protocol_of(config: RunConfig, corpus: Corpus) -> str:
+    """How the rows were split, and whether they are the log's impressions or sampled."""
+    split = config.prepare.split.method
+    if corpus.impressions is not None:
+        return f"{split}/impressions"
+    assert config.ranking is not None
+    negatives = config.ranking.train.negatives
+    return f"{split}/{negatives.num_negatives}_negatives_by_{negatives.matching}"
 
 
 def _result_lines(name: str, arm: Mapping[str, Any], common: Mapping[str, Any]) -> list[ResultLine]:
