@@ -3,7 +3,9 @@
 The protocol: every event with an earlier one of its user is a positive; each gets `num_negatives`
 items that the user has no interaction with. "popularity" draws them among items of the positive's
 own popularity (training interactions), so that neither popularity nor coldness gives the label
-away: with uniform negatives a model without any content scores above .9 on unseen items.
+away: with uniform negatives a model without any content scores above .9 on unseen items. Where
+users have an item more than once, one that the history holds is a positive for certain: figures of
+such a log are too high, so give it labelled impressions.
 
 Shape letters: P positives, C negatives per positive, I items, G popularity groups.
 """
