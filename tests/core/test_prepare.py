@@ -484,3 +484,25 @@ def test_amazon_beauty_has_the_published_size(tmp_path: Path) -> None:
         }
     ).sort("user_id")
     assert found.equals(last.select("user_id", "item_id"))
+
+
+@pytest.mark.parametrize(("duplicates", "told"), [("keep", "2 of 7 impressions"), ("drop", "")])
+def test_copies_that_give_their_label_away_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, duplicates: str, told: str
+) -> None:
+    # x is there three times in one second and clicked, y twice and not, w at two moments
+    events = [("x", 5, 1), ("x", 5, 1), ("x", 5, 1), ("y", 6, 0), ("y", 6, 0), ("w", 7, 1)]
+    events.append(("w", 8, 1))
+    log = [
+        {"user_id": "a", "item_id": item, "timestamp": time, "click": click, "pos": place}
+        for place, (item, time, click) in enumerate(events)
+    ]
+    columns = {"label": "click", "order": "pos"}
+    values = {
+        "interactions": {"path": "interactions.parquet", "columns": columns},
+        "positive_label": 1,
+        "duplicates": duplicates,
+    }
+    run(tmp_path, values, log)
+    assert told in caplog.text
+    assert ("own user, item and second" in caplog.text) == bool(told)

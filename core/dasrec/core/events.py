@@ -117,6 +117,24 @@ def make_impressions(
     )
 
 
+def num_seeing_themselves(interactions: Events, impressions: Impressions) -> int:
+    """Impressions with an interaction of the same user, item and second in their history.
+
+    Most are copies that a log holds of one event: the earlier copy, which is in the history when it
+    is positive, has the label of the later one. With an `order` a history ends at a place and not
+    at a moment, so that it does not stop at the copy.
+    """
+    key = ("user", "item", "timestamp")
+
+    def frame(columns: Any, **more: npt.NDArray[Any]) -> pl.DataFrame:
+        return pl.DataFrame(dict(zip(key, columns, strict=True)) | more).cast(pl.Int64)
+
+    rows = np.arange(len(interactions.user))
+    first = frame(interactions[:3], row=rows).group_by(key).agg(pl.col("row").min())
+    asked = frame(impressions[:3], end=impressions.history_end)
+    return asked.join(first, on=key).filter(pl.col("row") < pl.col("end")).height
+
+
 def describe(
     events: Events,
     user_start: Ints,

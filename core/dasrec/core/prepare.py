@@ -16,8 +16,14 @@ from pydantic import model_validator
 from dasrec.core.artifacts import Manifest, check_free, file_sha256, write_artifact
 from dasrec.core.cold import draw_cold, drop_cold_impressions, drop_cold_training
 from dasrec.core.config import StageConfig
-from dasrec.core.corpus import Corpus, load_corpus, save_corpus_payload
-from dasrec.core.events import describe, index_events, make_impressions
+from dasrec.core.corpus import Corpus, Impressions, load_corpus, save_corpus_payload
+from dasrec.core.events import (
+    Events,
+    describe,
+    index_events,
+    make_impressions,
+    num_seeing_themselves,
+)
 from dasrec.core.filters import drop_repeats, k_core
 from dasrec.core.presets import PRESETS
 from dasrec.core.readers import TableConfig, find_file
@@ -192,6 +198,7 @@ def prepare(
         impressions = make_impressions(events, exposures, split, len(users), cuts)
         if cold is not None:
             impressions = drop_cold_impressions(impressions, cold)
+        _warn_of_copies(events, impressions)
     metrics = describe(events, user_start, split, len(items), impressions) | {"dropped": dropped}
     logger.info("prepare: %s", metrics)
 
@@ -218,6 +225,18 @@ def prepare(
         replace=replace,
     )
     return load_corpus(out)
+
+
+def _warn_of_copies(events: Events, impressions: Impressions) -> None:
+    copies = num_seeing_themselves(events, impressions)
+    if copies:
+        logger.warning(
+            "prepare: %d of %d impressions have a positive event of their own user, item and "
+            "second in their history. If these are copies of one event, they give labels away, of "
+            "valid and test rows too: use prepare.duplicates: drop",
+            copies,
+            len(impressions.label),
+        )
 
 
 def _read(
