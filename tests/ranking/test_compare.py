@@ -79,6 +79,9 @@ def test_default_arms_set_the_main_tokenizer_against_all_others() -> None:
     assert set(arms["id_das"].against) == {
         *("id_only", "id_shuffled", "id_tiger", "id_qarm", "id_das_item")
     }
+    assert set(arms["id_das_item"].against) == {
+        *("id_only", "id_shuffled_item", "id_tiger", "id_qarm")
+    }
     planned = plan(arms=None)
     for arm in planned.values():
         assert set(arm.against) <= set(planned)

@@ -12,6 +12,7 @@ from dasrec.ranking.config import RankingConfig
 
 BASELINE = "id_only"
 SHUFFLED = "id_shuffled"
+SHUFFLED_ITEMS = "id_shuffled_item"
 
 
 class ArmConfig(StageConfig):
@@ -63,24 +64,27 @@ class Arm(NamedTuple):
 def default_arms(main: str, tokenizers: Sequence[str]) -> dict[str, ArmConfig]:
     """The arms that tell what semantic IDs are worth, and which.
 
-    No SIDs; shuffled SIDs; those of every other tokenizer; item SIDs, user SIDs and both of the
-    main tokenizer; SIDs without ids; the content vectors themselves.
+    No SIDs; shuffled SIDs, of both sides and of the items alone; those of every other tokenizer;
+    item SIDs, user SIDs and both of the main tokenizer; SIDs without ids; the content vectors.
 
     Args:
         main: the tokenizer whose worth is to be shown.
         tokenizers: all that there are.
     """
     others = {f"id_{name}": ArmConfig(tokenizer=name) for name in tokenizers if name != main}
-    rivals = (BASELINE, SHUFFLED, *others)
+    items_only: dict[str, Any] = {"features": {"user_sids": False}}
     return {
         BASELINE: ArmConfig(against=()),
         SHUFFLED: ArmConfig(tokenizer=main, shuffle_sids=True),
+        SHUFFLED_ITEMS: ArmConfig(tokenizer=main, shuffle_sids=True, train=items_only),
         **others,
         f"id_{main}_item": ArmConfig(
-            tokenizer=main, train={"features": {"user_sids": False}}, against=rivals
+            tokenizer=main, train=items_only, against=(BASELINE, SHUFFLED_ITEMS, *others)
         ),
         f"id_{main}_user": ArmConfig(tokenizer=main, train={"features": {"item_sids": False}}),
-        f"id_{main}": ArmConfig(tokenizer=main, against=(*rivals, f"id_{main}_item")),
+        f"id_{main}": ArmConfig(
+            tokenizer=main, against=(BASELINE, SHUFFLED, *others, f"id_{main}_item")
+        ),
         "sid_only": ArmConfig(tokenizer=main, train={"features": {"ids": False}}),
         "id_content": ArmConfig(content=True),
     }

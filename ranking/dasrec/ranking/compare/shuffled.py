@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from dasrec.core.artifacts import Manifest, write_artifact
 from dasrec.core.corpus import Corpus
 from dasrec.core.seeding import generator
@@ -11,6 +13,8 @@ from dasrec.core.semantic_ids import SemanticIds, SidTable, UserMoments, save_si
 
 def write_shuffled(sids: SemanticIds, corpus: Corpus, out: Path, seed: int) -> Manifest:
     """Write a copy of semantic IDs, permuted among the items and among the users.
+
+    SIDs over time move with their users, so that they change as rarely as the real ones.
 
     Args:
         sids: the real ones.
@@ -21,7 +25,7 @@ def write_shuffled(sids: SemanticIds, corpus: Corpus, out: Path, seed: int) -> M
 
     def payload(scratch: Path) -> None:
         users = None if sids.users is None else _permuted(sids.users, "users", seed)
-        moments = None if sids.user_moments is None else _mixed(sids.user_moments, seed)
+        moments = None if sids.user_moments is None else _swapped(sids.user_moments, corpus, seed)
         save_sids_payload(scratch, _permuted(sids.items, "items", seed), users, (), moments)
 
     inputs = {"corpus": corpus.manifest, "shuffled": sids.manifest}
@@ -33,6 +37,12 @@ def _permuted(table: SidTable, side: str, seed: int) -> SidTable:
     return replace(table, codes=table.codes[order], vectors=table.vectors[order], retired=None)
 
 
-def _mixed(moments: UserMoments, seed: int) -> UserMoments:
-    random = generator(seed, "ranking", "shuffled", "moments")
-    return replace(moments, row=random.permutation(moments.row))
+def _swapped(moments: UserMoments, corpus: Corpus, seed: int) -> UserMoments:
+    """Every user gets the SIDs over time of another one: their k-th, or their last, as k-th."""
+    start_U = np.asarray(corpus.user_start)[:-1] + np.arange(corpus.num_users)
+    count_U = np.diff(corpus.user_start) + 1
+    other_U = generator(seed, "ranking", "shuffled", "moments").permutation(corpus.num_users)
+    place = np.arange(len(moments.row)) - np.repeat(start_U, count_U)
+    last = np.repeat(count_U[other_U] - 1, count_U)
+    taken = np.repeat(start_U[other_U], count_U) + np.minimum(place, last)
+    return replace(moments, row=moments.row[taken])
