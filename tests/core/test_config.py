@@ -1,9 +1,11 @@
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import Field, model_validator
 
 from dasrec.core import StageConfig, apply_overrides, build_config
+from dasrec.core.config import read_yaml
 
 
 class Inner(StageConfig):
@@ -54,3 +56,12 @@ def test_overrides_set_dotted_keys() -> None:
     assert document == {"a": {"b": 1}}
     with pytest.raises(ValueError, match=r"expected section\.key=value"):
         apply_overrides({}, ["oops"])
+
+
+def test_numbers_are_read_as_yaml_1_2_writes_them(tmp_path: Path) -> None:
+    texts = {"3e-3": 0.003, "1E4": 1e4, "-2e+1": -20.0, "3": 3, "0.5": 0.5, "e3": "e3", "3e": "3e"}
+    for text, value in texts.items():
+        assert apply_overrides({}, [f"x={text}"]) == {"x": value}
+        (tmp_path / "c.yaml").write_text(f"x: {text}\n")
+        assert read_yaml(tmp_path / "c.yaml") == {"x": value}
+    assert apply_overrides({}, ["x='3e-3'"]) == {"x": "3e-3"}  # quoted text stays text

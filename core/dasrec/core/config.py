@@ -1,6 +1,7 @@
 """Read a YAML section into a frozen pydantic model. Unknown keys and wrong types are errors."""
 
 import difflib
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,19 @@ class StageConfig(BaseModel):
         return self.model_dump(mode="json")
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML is of YAML 1.1, where 3e-3 is text for want of a point; 1.2 reads a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506  _Loader is a SafeLoader
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
@@ -33,7 +47,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ValueError: not YAML, or not a mapping. The message names the file and the line.
     """
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = _parse(Path(path).read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such config file") from None
     except IsADirectoryError:
@@ -60,7 +74,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: list[str]) -> dict[s
         if not separator:
             raise ValueError(f"override '{override}': expected section.key=value")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = _parse(text)
         except yaml.YAMLError as error:
             raise ValueError(f"override '{override}': not valid YAML: {error}") from None
     return set_keys(document, values)
