@@ -36,7 +36,7 @@ _Loader.add_implicit_resolver(
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506  _Loader is a SafeLoader
+    return yaml.load(text, _Loader)  # a SafeLoader
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
