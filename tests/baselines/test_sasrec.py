@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from dasrec.baselines import (
     Sasrec,
@@ -17,6 +18,7 @@ from dasrec.baselines import (
     train_sasrec,
 )
 from dasrec.baselines.sasrec_artifact import score_queries
+from dasrec.baselines.sequences import training_windows
 from dasrec.core import Corpus, load_recommendations
 
 MakeCorpus = Callable[..., Corpus]
@@ -101,6 +103,26 @@ def test_the_withheld_item_comes_first(
     queries = checkerboard.queries("test")
     first = lists.item_idx[np.searchsorted(lists.queries, queries), 0]
     assert (first == checkerboard.item_idx[queries]).all()
+
+
+def test_every_target_of_a_batch_weighs_the_same(make_corpus: MakeCorpus) -> None:
+    lengths = [3, 4, 10, 5, 9, 10, 4]  # the last two events are withheld
+    rng = np.random.default_rng(0)
+    corpus = make_corpus([rng.permutation(20)[:n].tolist() for n in lengths], num_items=20)
+    config = TINY.model_copy(update={"dropout": 0.0, "batch_size": 100})
+    torch.manual_seed(1)
+    windows = training_windows(corpus.train_sequences, config.max_length)
+    trainer = sasrec_train._Trainer(config, corpus, windows, seed=0)
+    losses = []
+    with torch.inference_mode():
+        for user in range(corpus.num_users):
+            first, end = corpus.train_sequences.starts[user : user + 2]
+            events = torch.from_numpy(corpus.train_sequences.values[first:end].astype(np.int64))
+            for place in range(1, len(events)):
+                past = events[None, :place]
+                logits = trainer.model.score(trainer.model(past)[:, -1], past)
+                losses.append(F.cross_entropy(logits, events[place : place + 1]).item())
+    assert trainer.run_epoch(0)["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_resumed_equals_unbroken(

@@ -55,17 +55,21 @@ def test_pad_gives_targets_one_place_later(sequences: Ragged) -> None:
         assert (targets[row, length:] == 99).all()
 
 
-def test_batches_cover_everything_once_and_hold_like_lengths() -> None:
+def test_batches_are_random_and_their_parts_of_like_length() -> None:
     length = np.random.default_rng(0).geometric(0.2, 1000)
     batches = list(shuffled_batches(length, 16, np.random.default_rng(1)))
-    assert sorted(np.concatenate(batches)) == list(range(1000))
-    assert max(len(batch) for batch in batches) == 16
-    padded = sum(len(batch) * length[batch].max() for batch in batches)
-    assert padded < 1.5 * length.sum()  # about 3 times without sorting
-    again = list(shuffled_batches(length, 16, np.random.default_rng(1)))
-    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
-    other = list(shuffled_batches(length, 16, np.random.default_rng(2)))
-    assert any(set(a) != set(b) for a, b in zip(batches, other, strict=True))
+    whole = [np.concatenate(parts) for parts in batches]
+    assert sorted(np.concatenate(whole)) == list(range(1000))
+    assert [len(batch) for batch in whole] == [16] * 62 + [8]
+    # the spread of means of 16 random draws; with like lengths it would be that of one draw
+    means = [length[batch].mean() for batch in whole]
+    assert np.std(means) == pytest.approx(length.std() / 4, rel=0.3)
+    padded = sum(len(part) * length[part].max() for parts in batches for part in parts)
+    assert padded < 1.7 * length.sum()  # about 3 times in one part
+    again = [np.concatenate(b) for b in shuffled_batches(length, 16, np.random.default_rng(1))]
+    assert all((a == b).all() for a, b in zip(whole, again, strict=True))
+    other = [np.concatenate(b) for b in shuffled_batches(length, 16, np.random.default_rng(2))]
+    assert any(set(a) != set(b) for a, b in zip(whole, other, strict=True))
 
 
 def test_seen_at_grows_along_the_sequence() -> None:

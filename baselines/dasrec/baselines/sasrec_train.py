@@ -38,6 +38,7 @@ from dasrec.core import (
     work_dir,
     write_artifact,
 )
+from dasrec.core.corpus import Int64s
 from dasrec.core.training import fit
 from dasrec.eval.ranking_metrics import ndcg_at_k, recall_at_k
 
@@ -133,21 +134,17 @@ class _Trainer:
         order = generator(self.seed, "sasrec", "batches", epoch)
         batches = list(shuffled_batches(self.windows.length, self.config.batch_size, order))
         total, num_targets = 0.0, 0
-        for step, chosen in enumerate(batches):
-            inputs_BT = pad(self.windows, chosen, self.model.num_items).to(self.device)
-            targets_BT = pad(self.windows, chosen, self.model.num_items, shift=1).to(self.device)
-            real_BT = inputs_BT < self.model.num_items
-            targets_P = targets_BT[real_BT]
-            states_PD = self.model(inputs_BT)[real_BT]
-            loss = self._loss(states_PD, targets_P, seen_at(inputs_BT, real_BT))
+        for step, parts in enumerate(batches):
+            targets = sum(int(self.windows.length[part].sum()) for part in parts)
+            loss = torch.stack([self._total_loss(part) for part in parts]).sum() / targets
             done = (epoch + step / len(batches)) / self.config.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * (1 - done)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            total += loss.item() * len(targets_P)
-            num_targets += len(targets_P)
+            total += loss.item() * targets
+            num_targets += targets
         if not math.isfinite(total):
             raise ValueError(
                 f"sasrec: the loss is {total} in epoch {epoch}; lower sasrec.learning_rate "
@@ -168,6 +165,15 @@ class _Trainer:
             "recall@10": float(recall_at_k(rank, 10).mean()),
             "ndcg@10": float(ndcg_at_k(rank, 10).mean()),
         }
+
+    def _total_loss(self, chosen: Int64s) -> Tensor:
+        """Loss of some windows, summed over their targets."""
+        inputs_BT = pad(self.windows, chosen, self.model.num_items).to(self.device)
+        targets_BT = pad(self.windows, chosen, self.model.num_items, shift=1).to(self.device)
+        real_BT = inputs_BT < self.model.num_items
+        targets_P = targets_BT[real_BT]
+        states_PD = self.model(inputs_BT)[real_BT]
+        return self._loss(states_PD, targets_P, seen_at(inputs_BT, real_BT)) * len(targets_P)
 
     def _loss(self, states_PD: Tensor, targets_P: Tensor, seen_PT: Tensor) -> Tensor:
         weights_ID, bias = self.model.item_weights, self.model.repeat_bias

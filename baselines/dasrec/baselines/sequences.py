@@ -13,8 +13,8 @@ from torch import Tensor
 from dasrec.core import Ragged
 from dasrec.core.corpus import Int32s, Int64s
 
-POOL = 20
-"""Batches that are cut from one length-sorted pool of sequences."""
+PARTS = 4
+"""Parts of a batch that are padded on their own."""
 
 
 class Windows(NamedTuple):
@@ -56,22 +56,18 @@ def pad(windows: Windows, chosen: Int64s, pad_item: int, shift: int = 0) -> Tens
 
 def shuffled_batches(
     length: Int64s, batch_size: int, generator: np.random.Generator
-) -> Iterator[Int64s]:
-    """Random batches of windows of like length, which leaves little padding.
+) -> Iterator[list[Int64s]]:
+    """Random batches, each in up to `PARTS` parts of windows of like length.
 
-    The order is drawn at random, pools of `POOL` batches are sorted by length and cut into
-    batches, and the batches come in random order.
+    Only the parts are of like length, for little padding. Whole batches of like length would not
+    do: the loss is a mean over a batch's targets, so that a target of a short sequence would weigh
+    many times one of a long sequence.
     """
     order = generator.permutation(len(length))
-    pools = np.split(order, np.arange(batch_size * POOL, len(order), batch_size * POOL))
-    pools = [pool[np.argsort(length[pool], kind="stable")] for pool in pools]
-    batches = [
-        pool[start : start + batch_size]
-        for pool in pools
-        for start in range(0, len(pool), batch_size)
-    ]
-    for index in generator.permutation(len(batches)):
-        yield batches[index]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        batch = batch[np.argsort(length[batch], kind="stable")]
+        yield [part for part in np.array_split(batch, PARTS) if len(part)]
 
 
 def seen_at(items_BT: Tensor, real_BT: Tensor) -> Tensor:
