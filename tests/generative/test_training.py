@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file
 from tests.generative.world import (
     World,
     make_corpus,
@@ -101,6 +102,33 @@ def test_all_position_loss_equals_the_loss_of_every_prefix(world: World, archite
         expected, targets = prefix_loss(model, vocabulary, ids, labels)
     assert count == targets
     assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+def test_batches_of_like_length_learn_what_one_batch_of_all_rows_does(
+    world: World, tmp_path: Path
+) -> None:
+    """Of so small steps that their sum over an epoch is the number of batches times the step of
+    all rows together: every target weighs the same, whatever the length of its row."""
+    tiny = {"learning_rate": 2e-4, "num_train_epochs": 1, "max_grad_norm": 0.0}
+    tiny |= {"optim": "sgd", "lr_scheduler_type": "constant"}
+    exact = scratch("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    ways: dict[str, dict[str, Any]] = {
+        "start": {"trainer": tiny | {"num_train_epochs": 0}},
+        "whole": {"trainer": tiny | {"per_device_train_batch_size": 60}},
+        "grouped": {
+            "batching": "padded",
+            "trainer": tiny | {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2},
+        },
+    }
+    found = {}
+    for name, values in ways.items():
+        common: dict[str, Any] = {"base": exact, "user_dropout": 0.0, "validation_queries": 0}
+        config = pretrain_config(**common, tasks={"next_item": 1.0}, **values)
+        pretrain(config, world.corpus, world.sids, tmp_path / name)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        found[name] = torch.cat([value.flatten() for _, value in sorted(weights.items())])
+    whole, grouped = found["whole"] - found["start"], found["grouped"] - found["start"]
+    assert float((grouped - 10 * whole).norm() / grouped.norm()) < 0.02
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -21,7 +21,7 @@ from dasrec.generative.data.sequences import (
     training_windows,
 )
 from dasrec.generative.data.text_tasks import TextTasks
-from dasrec.generative.data.tokens import TokenSequences
+from dasrec.generative.data.tokens import IGNORE, TokenSequences
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class TaskRows(NamedTuple):
     """Columns input_ids and labels, memory-mapped."""
     lengths: npt.NDArray[np.int64]
     """Tokens of each row."""
+    targets: int
+    """Labelled tokens of all rows."""
     share: float
     """Share of the rows that is drawn in an epoch."""
 
@@ -99,10 +101,11 @@ def training_rows(
     for source in _sources(config, corpus, builder, tokenizer, max_tokens, seed):
         if share := shares[source.task]:
             path = folder / f"{source.render.__name__}.arrow"
-            lengths = _write(source, path)
+            lengths, targets = _write(source, path)
             if not len(lengths):
                 continue
-            found.append(TaskRows(source.task, Dataset.from_file(str(path)), lengths, share))
+            rows = Dataset.from_file(str(path))
+            found.append(TaskRows(source.task, rows, lengths, targets, share))
     if not found:
         chosen = ", ".join(name for name, share in shares.items() if share)
         raise ValueError(f"tasks: the corpus has no training row for {chosen}; choose other tasks")
@@ -154,18 +157,19 @@ def _sources(
     ]
 
 
-def _write(source: _Source, path: Path) -> npt.NDArray[np.int64]:
-    """Write a source's rows as an Arrow stream; returns the tokens of each row.
+def _write(source: _Source, path: Path) -> tuple[npt.NDArray[np.int64], int]:
+    """Write a source's rows as an Arrow stream; returns each row's tokens and all targets.
 
     Several processes may write the same file: each its own, and the last one stays.
     """
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    lengths = []
+    lengths, targets = [np.empty(0, np.int64)], 0
     schema = as_table(source.render(0, 0)).schema
     with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for first in range(0, source.size, PART):
             rows = source.render(first, min(first + PART, source.size))
             writer.write_table(as_table(rows))
             lengths.append(rows.lengths)
+            targets += int((rows.labels != IGNORE).sum())
     scratch.replace(path)
-    return np.concatenate(lengths) if lengths else np.empty(0, np.int64)
+    return np.concatenate(lengths), targets

@@ -29,6 +29,10 @@ class TrainingPlan(NamedTuple):
     collator: Collator
     sid_loss: SidLoss
     validator: Validator | None
+    mean_targets: float | None
+    """Targets of a batch on average, over all processes, where batches are of like length. Such a
+    batch's loss is divided by it: divided by the batch's own count, a target of a short row would
+    weigh more than one of a long row. None where batches are random."""
 
     def loader(self, args: Any) -> EpochLoader:
         """This process's batches; accelerate is not to split them once more."""
@@ -88,18 +92,20 @@ def plan_training(
     if packed:
         check_packed(model, longest)
     state, vocabulary = processes(), builder.vocabulary
+    batches = BatchSampler(
+        [task.lengths for task in tasks],
+        [task.share for task in tasks],
+        args.per_device_train_batch_size,
+        args.seed,
+        grouped=not packed,
+        user_dropout=config.user_dropout,
+        process=state.process_index,
+        processes=state.num_processes,
+    )
+    targets = sum(task.share * task.targets for task in tasks)
     return TrainingPlan(
         dataset=concatenate_datasets([task.rows for task in tasks]),
-        batches=BatchSampler(
-            [task.lengths for task in tasks],
-            [task.share for task in tasks],
-            args.per_device_train_batch_size,
-            args.seed,
-            grouped=not packed,
-            user_dropout=config.user_dropout,
-            process=state.process_index,
-            processes=state.num_processes,
-        ),
+        batches=batches,
         collator=Collator(
             tokenizer.pad_token_id,
             vocabulary.control["<|user|>"],
@@ -109,6 +115,7 @@ def plan_training(
         ),
         sid_loss=SidLoss(vocabulary, config.label_smoothing),
         validator=Validator(config, corpus, sids, builder) if config.validation_queries else None,
+        mean_targets=None if packed else targets / len(batches),
     )
 
 

@@ -107,6 +107,10 @@ class SidTrainerMixin:
         if num_items_in_batch is None:
             loss = total / max(count, 1)
         else:
+            if self.plan.mean_targets is not None:
+                num_items_in_batch = self.plan.mean_targets * self.args.gradient_accumulation_steps
+                if not self.args.average_tokens_across_devices:
+                    num_items_in_batch /= self.accelerator.num_processes
             loss = total / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 loss = loss * self.accelerator.num_processes
