@@ -20,6 +20,7 @@ from dasrec.eval.report import EvalConfig
 from dasrec.ranking import RankingConfig, RerankConfig
 from dasrec.ranking.compare import CompareConfig
 from dasrec.tokenizer import AssignConfig, DasConfig, TokenizerConfig
+from dasrec.tokenizer.methods.letter import LetterConfig
 
 
 class RankConfig(StageConfig):
@@ -109,6 +110,7 @@ class RunConfig(StageConfig):
             raise ValueError(
                 f"ranking.tokenizer: '{self.ranking.tokenizer}' is not in tokenizers ({known})"
             )
+        self._check_modalities()
         self._check_rewards()
         self._check_two_tower()
         self._check_fusions()
@@ -127,6 +129,19 @@ class RunConfig(StageConfig):
                     f"got {generator.retrieve.num_items}"
                 )
         return self
+
+    def _check_modalities(self) -> None:
+        known = (self.embed.modality, *self.embed.more)
+        for name, tokenizer in self.tokenizers.items():
+            asked = [("modalities", each) for each in getattr(tokenizer, "modalities", None) or ()]
+            if isinstance(tokenizer, LetterConfig):
+                asked.append(("cf", tokenizer.cf))
+            for key, modality in asked:
+                if modality not in known:
+                    raise ValueError(
+                        f"tokenizers.{name}.{key}: the items get no vectors of the name "
+                        f"'{modality}' ({', '.join(known)}); add embed.more.{modality}"
+                    )
 
     def _check_rewards(self) -> None:
         ranked = None if self.ranking is None else self.ranking.tokenizer
