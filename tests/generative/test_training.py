@@ -109,7 +109,7 @@ def test_batches_of_like_length_learn_what_one_batch_of_all_rows_does(
 ) -> None:
     """Of so small steps that their sum over an epoch is the number of batches times the step of
     all rows together: every target weighs the same, whatever the length of its row."""
-    tiny = {"learning_rate": 2e-4, "num_train_epochs": 1, "max_grad_norm": 0.0}
+    tiny: dict[str, Any] = {"learning_rate": 2e-4, "num_train_epochs": 1, "max_grad_norm": 0.0}
     tiny |= {"optim": "sgd", "lr_scheduler_type": "constant"}
     exact = scratch("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     ways: dict[str, dict[str, Any]] = {
