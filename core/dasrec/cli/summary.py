@@ -84,11 +84,11 @@ def _two_stage(run: Run) -> dict[str, Any]:
 
 
 def _show_users(run: Run, corpus: Corpus, console: Console) -> None:
-    from dasrec.cli.recommend import Recommender, recommendation_table
-
     made = [(name, variant) for name in run.tokenizers for variant in run.variants_of(name)]
     if not made:
         return
+    from dasrec.cli.recommend import Recommender, recommendation_table
+
     tokenizer, variant = made[0]
     method = full_name(tokenizer, variant)
     retrieve = run.config.all_generators[variant].retrieve
