@@ -133,7 +133,7 @@ class RunConfig(StageConfig):
     def _check_modalities(self) -> None:
         known = (self.embed.modality, *self.embed.more)
         for name, tokenizer in self.tokenizers.items():
-            asked = [("modalities", each) for each in getattr(tokenizer, "modalities", None) or ()]
+            asked = [("modalities", each) for each in tokenizer.modalities or ()]
             if isinstance(tokenizer, LetterConfig):
                 asked.append(("cf", tokenizer.cf))
             for key, modality in asked:
