@@ -1,8 +1,6 @@
 """Two CPU processes against one: the same loss curve, the same validation, one artifact."""
 
 import json
-import os
-import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from tests.generative.world import (
     scratch,
     sft_config,
 )
-from torch.multiprocessing.spawn import spawn
+from tests.two_processes import in_two_processes
 
 from dasrec.core import Manifest, load_corpus, load_manifest, load_sids
 from dasrec.generative import pretrain, sft
@@ -51,16 +49,11 @@ def train(world: World, out: Path, batch_size: int) -> None:
     sft(full, out / "base", world.corpus, world.sids, out / "full")
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    """One of two processes, as `accelerate launch --cpu` starts them."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+def work(rank: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     corpus = load_corpus(folder / "corpus")
     world = World(corpus, load_sids(folder / "sids", corpus.manifest))
     train(world, folder / "two", batch_size=4)
-    torch.distributed.destroy_process_group()
 
 
 def curve(manifest: Manifest) -> list[dict[str, float]]:
@@ -72,10 +65,7 @@ def curve(manifest: Manifest) -> list[dict[str, float]]:
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     world = World(corpus, make_sids(tmp_path / "sids", corpus))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(work, (port, tmp_path), nprocs=2)
+    in_two_processes(work, tmp_path)
     train(world, tmp_path / "one", batch_size=8)
 
     for name, kind in (("base", "base_model"), ("lora", "generator"), ("full", "base_model")):

@@ -1,14 +1,12 @@
 """Two CPU processes against one: the same losses, the same validation, one artifact."""
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing.spawn import spawn
+from tests.two_processes import in_two_processes
 
 from dasrec.core import Manifest, load_corpus, load_manifest, load_sids
 from dasrec.core.config import build_config
@@ -36,21 +34,13 @@ def train(folder: Path, corpus_path: Path, sids_path: Path) -> dict[str, Manifes
     }
 
 
-def work(rank: int, port: int, folder: Path, corpus_path: Path, sids_path: Path) -> None:
-    """One of two processes, as `accelerate launch --cpu` starts them."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+def work(rank: int, folder: Path, corpus_path: Path, sids_path: Path) -> None:
     train(folder, corpus_path, sids_path)
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_what_one_trains(tmp_path: Path, small: Any) -> None:
     paths = small.path / "corpus", small.path / "sids"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(work, (port, tmp_path / "two", *paths), nprocs=2)
+    in_two_processes(work, tmp_path / "two", *paths)
     one = train(tmp_path / "one", *paths)["dcnv2"]
     two = load_manifest(tmp_path / "two" / "dcnv2", "ranking_model")
     assert two.metrics["best_epoch"] == one.metrics["best_epoch"]

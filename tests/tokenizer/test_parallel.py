@@ -1,8 +1,6 @@
 """Two CPU processes against one."""
 
 import json
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.two_processes import in_two_processes
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from dasrec.core import Corpus, Embeddings, load_corpus, load_embeddings
 from dasrec.core.processes import average, average_gradients, share, weight
@@ -65,11 +63,7 @@ def toy_rows() -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(ROWS, 3)))
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    """One of two processes, as `accelerate launch --cpu` starts them."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+def work(rank: int, folder: Path) -> None:
     corpus = load_corpus(folder / "world" / "corpus")
     embeddings = load_embeddings(folder / "world" / "embeddings", corpus)
     for name, config in CONFIGS.items():
@@ -81,17 +75,13 @@ def work(rank: int, port: int, folder: Path) -> None:
     gradients = [p.grad for p in toy.parameters()]
     losses = average({"joint": joint.detach(), "recon": recon.detach()})
     torch.save((gathered.detach(), gradients, losses), folder / f"toy{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
 def trained(make_world: MakeWorld, tmp_path: Path) -> Path:
     """The world, and what two processes made of it."""
     make_world()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(work, (port, tmp_path), nprocs=2)
+    in_two_processes(work, tmp_path)
     return tmp_path
 
 

@@ -569,6 +569,19 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == 0:
+            _leave_launcher()
+        raise
+
+
+def _leave_launcher() -> None:
+    """If a launcher started this process and it has trained with others."""
+    distributed = sys.modules.get("torch.distributed")  # do not wait for torch to find out
+    if distributed is not None and distributed.is_initialized():
+        from dasrec.core.processes import leave
+
+        leave()
 
 
 def _quiet_libraries() -> None:

@@ -4,6 +4,11 @@ Training on several of them: every process draws the same batch and computes the
 of the rows; gradients are averaged, so that the weights stay equal and are those of a single one.
 """
 
+import logging
+import os
+import sys
+from typing import NoReturn
+
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
@@ -16,6 +21,20 @@ def processes() -> PartialState:
     # Left to itself, accelerate takes CPU processes for single ones.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=cpu)
+
+
+def leave() -> NoReturn:
+    """End this process of several, its work done, with exit code 0 once all have come here.
+
+    Without the interpreter's finalization: a thread of gloo's that drops its last tensor meanwhile
+    asks for the GIL, which kills the process with SIGABRT (pytorch/pytorch#179291).
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def share(x_BX: Tensor) -> Tensor:
