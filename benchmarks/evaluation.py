@@ -31,8 +31,8 @@ from benchmarks.document import write_document
 from benchmarks.random_world import random_world
 from ir_measures import AP, RR, R, Success, nDCG
 
-from dasrec.baselines.lists import recommend_blocks
 from dasrec.core import Corpus
+from dasrec.core.catalogue_lists import recommend_blocks
 from dasrec.core.corpus import Int64s, Ragged
 from dasrec.eval.ranking_metrics import Ints, metrics_of_ranks, rank_of_target
 from dasrec.eval.scorecard import Backdrop, score_lists

@@ -2,39 +2,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
+from tests.walks import write_walks
 
-from dasrec.core import Corpus, load_corpus, write_artifact
-from dasrec.core.corpus import save_corpus_payload
+from dasrec.core import Corpus
 
 MakeCorpus = Callable[..., Corpus]
 
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
-    """Corpus from lists of item indices; the last event is test, the one before it validation."""
+    """See `write_walks`."""
 
     def make(sequences: Sequence[Sequence[int]], num_items: int, name: str = "corpus") -> Corpus:
-        lengths = [len(sequence) for sequence in sequences]
-        back = np.concatenate([np.arange(n)[::-1] for n in lengths])
-        users = pl.DataFrame({"user_id": [f"u{i}" for i in range(len(sequences))]})
-        items = pl.DataFrame({"item_id": [f"i{i}" for i in range(num_items)]})
-
-        def payload(path: Path) -> None:
-            save_corpus_payload(
-                path,
-                user_idx=np.repeat(np.arange(len(sequences)), lengths).astype(np.int32),
-                item_idx=np.concatenate([np.asarray(s, np.int32) for s in sequences]),
-                timestamp=np.arange(sum(lengths), dtype=np.int64),
-                split=np.where(back == 0, 2, np.where(back == 1, 1, 0)).astype(np.int8),
-                users=users,
-                items=items,
-                impressions=None,
-            )
-
-        write_artifact(tmp_path / "corpora" / name, "corpus", {}, {}, payload)
-        return load_corpus(tmp_path / "corpora" / name)
+        return write_walks(tmp_path / "corpora" / name, sequences, num_items)
 
     return make
 

@@ -17,8 +17,8 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from dasrec.baselines.interactions import history_matrix, train_matrix
-from dasrec.baselines.lists import Floats, ListsConfig, write_lists
 from dasrec.core import Corpus, Manifest, check_free
+from dasrec.core.catalogue_lists import Floats, ListsConfig, write_lists
 from dasrec.core.corpus import Int64s
 
 MAX_ITEMS = 40_000

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from dasrec.baselines.lists import ranked_lists
 from dasrec.core import (
     SPLITS,
     Corpus,
@@ -30,6 +29,7 @@ from dasrec.core import (
     load_recommendations,
     write_recommendations,
 )
+from dasrec.core.catalogue_lists import ranked_lists
 from dasrec.core.corpus import Int64s
 from dasrec.eval.ranking_metrics import ndcg_at_k
 

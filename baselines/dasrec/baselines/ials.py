@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from dasrec.baselines.interactions import history_matrix, train_matrix
-from dasrec.baselines.lists import Floats, ListsConfig, write_lists
 from dasrec.core import Corpus, Manifest, check_free, generator
+from dasrec.core.catalogue_lists import Floats, ListsConfig, write_lists
 from dasrec.core.corpus import Int64s
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from dasrec.baselines.lists import Floats, ListsConfig, recommend_blocks
 from dasrec.core import Corpus, Manifest, write_recommendations
+from dasrec.core.catalogue_lists import Floats, ListsConfig, recommend_blocks
 from dasrec.core.corpus import Int64s
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from dasrec.baselines.lists import Floats, ListsConfig, write_lists
 from dasrec.core import Corpus, Manifest
+from dasrec.core.catalogue_lists import Floats, ListsConfig, write_lists
 from dasrec.core.corpus import Int64s
 
 SECONDS_PER_DAY = 86_400

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from dasrec.baselines.lists import Floats, ListsConfig, write_lists
 from dasrec.baselines.sasrec_artifact import load_sasrec, score_queries
 from dasrec.core import Corpus, Manifest
+from dasrec.core.catalogue_lists import Floats, ListsConfig, write_lists
 from dasrec.core.corpus import Int64s
 
 

@@ -27,7 +27,6 @@ from dasrec.baselines.sequences import (
     shuffled_batches,
     training_windows,
 )
-from dasrec.baselines.softmax_loss import catalogue_loss, sampled_loss
 from dasrec.core import (
     Corpus,
     Manifest,
@@ -39,6 +38,7 @@ from dasrec.core import (
     write_artifact,
 )
 from dasrec.core.corpus import Int64s
+from dasrec.core.softmax_loss import catalogue_loss, sampled_loss
 from dasrec.core.training import fit
 from dasrec.eval.ranking_metrics import ndcg_at_k, recall_at_k
 

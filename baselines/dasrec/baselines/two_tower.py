@@ -15,8 +15,8 @@ import faiss
 import numpy as np
 from pydantic import Field
 
-from dasrec.baselines.lists import Floats, ListsConfig, queries_of, ranked_lists, seen_pairs
 from dasrec.core import Corpus, Manifest, Recommendations, write_recommendations
+from dasrec.core.catalogue_lists import Floats, ListsConfig, queries_of, ranked_lists, seen_pairs
 from dasrec.core.corpus import Int32s, Int64s
 
 BLOCK = 4096

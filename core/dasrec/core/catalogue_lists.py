@@ -1,4 +1,4 @@
-"""What the baselines share: the queries they answer, and how scores become lists.
+"""Lists from scores of the whole catalogue: for which queries, and how scores become lists.
 
 Ties go to the smaller item index, which is fair because `prepare` deals the indices at random.
 
@@ -69,17 +69,23 @@ def write_lists(
 
 
 def recommend_blocks(
-    corpus: Corpus, width: int, exclude_seen: ExcludeSeen, score: Callable[[Int64s], Floats]
+    corpus: Corpus,
+    width: int,
+    exclude_seen: ExcludeSeen,
+    score: Callable[[Int64s], Floats],
+    queries: Int64s | None = None,
 ) -> Recommendations:
-    """Lists for every validation and test query, scored over the whole catalogue block by block.
+    """Lists for every query, scored over the whole catalogue block by block.
 
     Args:
         corpus: gives the queries and the histories.
         width: items per list; lists are shorter only where the catalogue runs out.
         exclude_seen: see `ExcludeSeen`.
         score: (B,) queries -> (B, I) finite scores; may be overwritten.
+        queries: those to answer, ascending; None = all of validation and test.
     """
-    queries = queries_of(corpus)
+    if queries is None:
+        queries = queries_of(corpus)
     size = max(1, MAX_SCORES // max(1, corpus.num_items))
     exclude = corpus.excludes_seen(exclude_seen)
     items = np.full((len(queries), width), -1, np.int32)

@@ -1,14 +1,12 @@
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.walks import write_walks
 
-from dasrec.baselines import lists
-from dasrec.baselines.lists import Floats, recommend_blocks, top_items
-from dasrec.core import Corpus
+from dasrec.core import catalogue_lists
+from dasrec.core.catalogue_lists import Floats, recommend_blocks, top_items
 from dasrec.core.corpus import Int64s
-
-MakeCorpus = Callable[..., Corpus]
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 10])
@@ -32,12 +30,12 @@ def test_barred_items_never_appear() -> None:
 
 
 def test_queries_are_valid_and_test_rows_whatever_the_block_size(
-    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(3)
     # users 0 and 1 are too short for a validation query (or any query)
     sequences = [rng.integers(0, 9, n).tolist() for n in (1, 2, 3, 4, 5, 9)]
-    corpus = make_corpus(sequences, 9)
+    corpus = write_walks(tmp_path / "corpus", sequences, 9)
     ends = np.cumsum([1, 2, 3, 4, 5, 9])
     rows = sorted([*(ends[1:] - 1), *(ends[2:] - 2)])
 
@@ -45,7 +43,7 @@ def test_queries_are_valid_and_test_rows_whatever_the_block_size(
         return np.stack([np.roll(np.arange(9, dtype=np.float32), q) for q in queries])
 
     one = recommend_blocks(corpus, 4, "always", score)
-    monkeypatch.setattr(lists, "MAX_SCORES", 2 * 9)
+    monkeypatch.setattr(catalogue_lists, "MAX_SCORES", 2 * 9)
     many = recommend_blocks(corpus, 4, "always", score)
     assert one.queries.tolist() == rows
     assert (one.item_idx == many.item_idx).all()
@@ -59,11 +57,11 @@ def test_queries_are_valid_and_test_rows_whatever_the_block_size(
 
 @pytest.mark.parametrize(("repeat", "excluded"), [(False, True), (True, False)])
 def test_as_in_training_looks_at_training_events_only(
-    repeat: bool, excluded: bool, make_corpus: MakeCorpus
+    repeat: bool, excluded: bool, tmp_path: Path
 ) -> None:
     # the validation and test events repeat in any case
     train = [0, 1, 2, 0] if repeat else [0, 1, 2, 3]
-    corpus = make_corpus([[*train, 1, 1], [1, 2, 3, 0, 0]], 5)
+    corpus = write_walks(tmp_path / "corpus", [[*train, 1, 1], [1, 2, 3, 0, 0]], 5)
 
     def score(queries: Int64s) -> Floats:
         return np.tile(np.arange(5, dtype=np.float32), (len(queries), 1))

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dasrec.baselines import softmax_loss
-from dasrec.baselines.softmax_loss import catalogue_loss, sampled_loss
+from dasrec.core import softmax_loss
+from dasrec.core.softmax_loss import catalogue_loss, sampled_loss
 
 
 def reference(
