@@ -1,6 +1,7 @@
 """Several generators in one run, each a chain of stages."""
 
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ VARIANTS = [
     f"generators.tuned={{after: main, sft: {{lora: {{r: 2}}, {TRAIN}}}}}",
     f"generators.whole={{after: main, sft: {{lora: null, {TRAIN}}}}}",
     "generators.aligned={after: tuned, align: {method: grpo, group_size: 4, max_prompts: 16, "
-    f"rewards: {{ranker: 1.0}}, {TRAIN}}}}}",
+    f"rewards: {{ranker: 1.0}}, {TRAIN}}}, item_head: {{train: {{epochs: 1}}}}}}",
 ]
 
 
@@ -55,19 +56,22 @@ def test_a_variant_starts_from_the_model_that_another_ends_with(finished: Run) -
 
 
 def test_each_generator_has_lists_and_figures_of_its_own(finished: Run, tmp_path: Path) -> None:
-    names = ["das", "das.tuned", "das.whole", "das.aligned", "das_ranked"]
+    tuned = ["das.tuned", "das.whole", "das.aligned", "das.aligned_head"]
+    names = ["das", "das_head", *tuned, "das_ranked"]
     assert finished.methods == names
     used = {
         load_manifest(finished.path("recommendations", name), "recommendations").inputs["generator"]
         for name in names[:-1]
     }
-    assert len(used) == 4
+    assert len(used) == 4  # a head's lists are of its generator
     record_results(finished, tmp_path, QUICKSTART, [], "generator")
     lines = [line for line in read_results(tmp_path) if line.topic == "generator"]
     assert {(line.method, line.variant) for line in lines} == {
-        ("das", ""), ("das", "tuned"), ("das", "whole"), ("das", "aligned"), ("das_ranked", ""),
+        ("das", ""), ("das", "tuned"), ("das", "whole"), ("das", "aligned"),
+        ("das", "aligned_head"), ("das_head", ""), ("das_ranked", ""),
     }  # fmt: skip
     digests = {line.variant: line.config_sha256 for line in lines if line.method == "das"}
+    assert digests["aligned"] == digests["aligned_head"]
     assert len(set(digests.values())) == 4
 
 
@@ -83,10 +87,13 @@ def test_recorded_seconds_are_of_all_models_that_led_to_a_method(tmp_path: Path)
         "aligned/das.grpo": 3.0,
         "recommendations/das.grpo": 2.0,
         "reports/das.grpo": 0.5,
+        "item_heads/das.grpo": 9.0,
+        "recommendations/das.grpo_head": 1.0,
     }
     assert _seconds_of(run, "das.cpt") == {"train": 100.0}
     assert _seconds_of(run, "das.cpt_lora") == {"train": 120.0, "retrieve": 5.0}
     assert _seconds_of(run, "das.grpo") == {"train": 123.0, "retrieve": 2.0, "evaluate": 0.5}
+    assert _seconds_of(run, "das.grpo_head") == {"train": 132.0, "retrieve": 3.0}
 
 
 def test_only_what_is_asked_for_and_not_there_is_made(
@@ -115,6 +122,17 @@ def test_only_what_is_asked_for_and_not_there_is_made(
             "generators.x={after: main, align: {method: grpo, rewards: {ranker: 1}}}",
             "be that of the generator's only tokenizer",
         ),
+        (
+            "generator.item_head.tokenizers=[dsa]",
+            "generator.item_head.tokenizers: 'dsa' is not in tokenizers",
+        ),
+        (
+            "generators.x={tokenizers: [das], after: main, align: {method: dpo}, "
+            "item_head: {tokenizers: [tiger]}}",
+            "generators.x.item_head.tokenizers: 'tiger' is not in generators.x.tokenizers (das)",
+        ),
+        ("generator.retrieve.splits=[test]", "item_head.rank.weight is chosen on the validation"),
+        ("generator.item_head.rank.width=5", "generator.item_head.rank.width must be at least"),
         ("generator.tokenizers=[das, dsa]", "generator.tokenizers: 'dsa' is not in tokenizers"),
         (
             "generators.x={after: main, align: {method: dpo}, retrieve: {num_items: 5}}",
@@ -123,7 +141,7 @@ def test_only_what_is_asked_for_and_not_there_is_made(
     ],
 )
 def test_a_chain_that_cannot_run_is_refused(override: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         load_run_config(QUICKSTART, [override])
 
 
@@ -149,10 +167,11 @@ def test_a_model_left_by_a_stage_that_is_gone_does_not_count(finished: Run, tmp_
 def test_a_generator_can_keep_to_some_tokenizers(tmp_path: Path) -> None:
     overrides = [
         "generator.tokenizers=[das]",
-        "generators.x={tokenizers: [tiger], after: main, align: {method: dpo}}",
+        "generators.x={tokenizers: [tiger], after: main, align: {method: dpo}, item_head: {}}",
     ]
     config = load_run_config(QUICKSTART, overrides)
-    assert config.list_methods[-3:] == ["das", "tiger.x", "das_ranked"]
+    made = ["das", "das_head", "tiger.x", "tiger.x_head", "das_ranked"]
+    assert config.list_methods[-5:] == made
     run = Run(config, tmp_path)
     assert {name: run.variants_of(name) for name in config.tokenizers} == {
         "das": ["main"],

@@ -82,7 +82,7 @@ def test_a_run_ends_with_metrics_and_recommendations(finished: tuple[Path, str])
     assert "report.html" in printed.rsplit("Report:")[-1]
     systems = json.loads((out / "report.json").read_text())["systems"]
     results = json.loads((out / "results.json").read_text())
-    methods = {"popularity", "item_knn", "sasrec", "das", "tiger", "das_ranked"}
+    methods = {"popularity", "item_knn", "sasrec", "das", "tiger", "das_head", "das_ranked"}
     assert set(results["methods"]) == methods == {system["method"] for system in systems}
     for splits in results["methods"].values():
         assert set(splits) == {"valid", "test"}
@@ -156,6 +156,7 @@ def test_two_calls_side_by_side_fill_one_run_without_fine_tuning(
     arguments = [
         *("run", "configs/quickstart.yaml", *SMALL, "--out", str(out)),
         *("generator.sft=null", "generator.retrieve.splits=[test]", "ranking=null"),
+        "generator.item_head=null",
         *("baselines.sasrec=null", "--record", str(record), "--topic", "tokenizers"),
     ]
     started = {name: dasrec(*arguments, "--method", name) for name in ("das", "tiger")}

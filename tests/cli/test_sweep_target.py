@@ -16,7 +16,7 @@ DOCUMENT: dict[str, Any] = {
     "prepare": {"interactions": {"path": "log.parquet"}},
     "baselines": {"popularity": {}, "sasrec": {}, "two_tower": {"tokenizer": "das"}},
     "tokenizers": {"das": {"method": "das"}, "tiger": {"method": "tiger"}},
-    "generator": GENERATOR,
+    "generator": GENERATOR | {"item_head": {}},
     "generators": {
         "long": GENERATOR,
         "tuned": {"after": "long", "sft": {"lora": {"r": 4}}},
@@ -45,6 +45,8 @@ def config() -> RunConfig:
         ("reports/tiger", set(), {"tiger"}, {"main"}, {"main"}),
         ("generators/das.tuned", set(), {"das"}, {"long", "tuned"}, {"tuned"}),
         ("reports/das_ranked", set(), {"das"}, {"main"}, {"main"}),
+        ("reports/das_head", set(), {"das"}, {"main"}, {"main"}),
+        ("item_heads/das", set(), {"das"}, {"main"}, {"main"}),
         ("rankers/id_only", set(), {"das"}, set(), set()),
         ("reports/both", {"two_tower"}, {"das"}, {"long", "tuned"}, {"tuned"}),
         ("reports/all", {"popularity"}, {"das"}, {"main"}, {"main"}),
@@ -70,6 +72,7 @@ def test_only_what_is_needed_is_kept(
         of in ("reports/das_ranked", "rankers/id_only", "reports/all")
     )
     assert not needs.stages & CONTENT if not tokenizers else "tokenize" in needs.stages
+    assert ("head" in needs.stages) == (of in ("reports/das_head", "item_heads/das"))
     assert ("evaluate" in needs.stages) == of.startswith("reports/")
     assert "describe" not in needs.stages  # the config has none
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from dasrec.baselines import FusionConfig
 from dasrec.cli.baselines_config import BASELINES, BaselinesConfig
 from dasrec.cli.generator_config import MAIN, GeneratorConfig, check_chain
-from dasrec.cli.generator_steps import full_name
+from dasrec.cli.generator_steps import HEAD, RANKED, full_name
 from dasrec.cli.sweep_config import SweepConfig
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.descriptions_stage import DescribeConfig
@@ -117,18 +117,30 @@ class RunConfig(StageConfig):
         widest = max(self.eval.ks)
         for name, generator in self.all_generators.items():
             section = "generator" if name == MAIN else f"generators.{name}"
-            for tokenizer in generator.tokenizers or ():
-                if tokenizer not in self.tokenizers:
+            self._check_tokenizers(section, generator)
+            widths = {"retrieve.num_items": generator.retrieve.num_items}
+            if generator.item_head is not None:
+                widths["item_head.rank.width"] = generator.item_head.rank.width
+            for key, width in widths.items():
+                if width < widest:
                     raise ValueError(
-                        f"{section}.tokenizers: '{tokenizer}' is not in tokenizers "
-                        f"({', '.join(self.tokenizers) or 'none'})"
+                        f"{section}.{key} must be at least max(eval.ks) = {widest}, got {width}"
                     )
-            if generator.retrieve.num_items < widest:
-                raise ValueError(
-                    f"{section}.retrieve.num_items must be at least max(eval.ks) = {widest}, "
-                    f"got {generator.retrieve.num_items}"
-                )
         return self
+
+    def _check_tokenizers(self, section: str, generator: GeneratorConfig) -> None:
+        where, known = "tokenizers", tuple(self.tokenizers)
+        asked = {f"{section}.tokenizers": generator.tokenizers}
+        if generator.item_head is not None:
+            asked[f"{section}.item_head.tokenizers"] = generator.item_head.tokenizers
+        for key, names in asked.items():
+            for name in names or ():
+                if name not in known:
+                    raise ValueError(
+                        f"{key}: '{name}' is not in {where} ({', '.join(known) or 'none'})"
+                    )
+            if names is not None:  # a head is of a generator that is there
+                where, known = key, names
 
     def _check_modalities(self) -> None:
         known = (self.embed.modality, *self.embed.more)
@@ -181,9 +193,13 @@ class RunConfig(StageConfig):
     def list_methods(self) -> list[str]:
         """Names of the methods that make lists of their own, in the order of the tables."""
         names = [name for name in BASELINES if getattr(self.baselines, name) is not None]
-        names += [full_name(name, v) for name in self.tokenizers for v in self.variants_of(name)]
+        for name in self.tokenizers:
+            for variant in self.variants_of(name):
+                names.append(full_name(name, variant))
+                if self.all_generators[variant].has_head(name):
+                    names.append(full_name(name, variant) + HEAD)
         if self.ranking is not None and MAIN in self.variants_of(self.ranking.tokenizer):
-            names.append(f"{self.ranking.tokenizer}_ranked")
+            names.append(self.ranking.tokenizer + RANKED)
         return names
 
     @property

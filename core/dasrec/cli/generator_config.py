@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import model_validator
 
 from dasrec.core.config import StageConfig
+from dasrec.generative.item_head.config import ItemHeadSection
 from dasrec.generative.preference.config import AlignConfig, GrpoConfig
 from dasrec.generative.retrieve import RetrieveConfig
 from dasrec.generative.training.pretrain import PretrainConfig
@@ -36,12 +37,21 @@ class GeneratorConfig(StageConfig):
     retrieve: RetrieveConfig = RetrieveConfig()
     """Generation of the lists that are evaluated."""
 
+    item_head: ItemHeadSection | None = None
+    """Scores of whole items beside the beam's, for lists named METHOD_head; null leaves it out."""
+
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if (self.after is None) == (self.pretrain is None):
             raise ValueError("give either 'pretrain' or 'after' (the generator to go on from)")
         if not self.stages:
             raise ValueError("no stage to run: give sft or align with 'after'")
+        head = self.item_head
+        if head is not None and head.rank.weight is None and "valid" not in self.retrieve.splits:
+            raise ValueError(
+                "item_head.rank.weight is chosen on the validation split, of which retrieve.splits "
+                "makes no lists; add valid, set the weight, or set item_head to null"
+            )
         return self
 
     @property
@@ -54,6 +64,13 @@ class GeneratorConfig(StageConfig):
     def leaves_adapter(self) -> bool:
         """Whether its model is an adapter on a base model rather than a model of its own."""
         return self.align is not None or (self.sft is not None and self.sft.lora is not None)
+
+    def has_head(self, tokenizer: str) -> bool:
+        """Whether there is an item head for the model on the SIDs of a tokenizer."""
+        section = self.item_head
+        return section is not None and (
+            section.tokenizers is None or tokenizer in section.tokenizers
+        )
 
     @property
     def asks_ranker(self) -> bool:

@@ -11,6 +11,9 @@ from dasrec.core.semantic_ids import SemanticIds
 FOLDERS = {"pretrain": "bases", "sft": "generators", "align": "aligned"}
 """Where a stage's model goes in the run directory, in the order of the stages."""
 
+HEAD, RANKED = "_head", "_ranked"
+"""How lists are named that the item head, or the CTR model, made of a generator's."""
+
 Step = Callable[
     [str, str, Path, Mapping[str, object], Mapping[str, Manifest], Callable[[], object]], None
 ]
@@ -26,6 +29,11 @@ def split_name(name: str) -> tuple[str, str]:
     """The tokenizer and the variant ("" for the main generator) of a method's name."""
     tokenizer, _, variant = name.partition(".")
     return tokenizer, variant
+
+
+def base_method(name: str) -> str:
+    """The method whose lists another one orders anew: `das` of `das_ranked` and `das_head`."""
+    return name.removesuffix(RANKED).removesuffix(HEAD)
 
 
 def trained_model(root: Path, name: str) -> Path:
@@ -88,6 +96,8 @@ class GeneratorSteps:
             self._train(variant, corpus, sids, done)
             if self.wanted("retrieve"):
                 self._retrieve(variant, corpus, sids)
+            if self.wanted("head"):
+                self._item_head(variant, corpus, sids)
 
     def asks_ranker(self, chosen: list[str]) -> bool:
         """Whether a chosen variant, or one that it starts from, is rewarded by the CTR model."""
@@ -180,4 +190,30 @@ class GeneratorSteps:
         self.step(
             "retrieve", "recommendations", out, config.as_json(), inputs,
             lambda: retrieve(config, model, corpus, sids, out, seed=self.seed, replace=True),
+        )  # fmt: skip
+
+    def _item_head(self, variant: str, corpus: Corpus, sids: SemanticIds) -> None:
+        from dasrec.generative import rank_items, train_item_head
+        from dasrec.generative.item_head.train import item_head_inputs
+
+        section, model = self.generators[variant].item_head, self.path(variant)
+        if section is None or not self.generators[variant].has_head(self.tokenizer):
+            return
+        name, seed = full_name(self.tokenizer, variant), self.seed
+        head, lists = self.out / "item_heads" / name, self.out / "recommendations" / name
+        inputs = item_head_inputs(model, corpus, sids)
+        self.step(
+            "head", "item_head", head, section.train.as_json(), inputs,
+            lambda: train_item_head(
+                section.train, model, corpus, sids, head, seed=seed, replace=True
+            ),
+        )  # fmt: skip
+        out = lists.with_name(name + HEAD)
+        inputs["item_head"] = load_manifest(head, "item_head", inputs)
+        inputs["lists"] = load_manifest(lists, "recommendations", {"corpus": corpus.manifest})
+        self.step(
+            "head", "recommendations", out, section.rank.as_json(), inputs,
+            lambda: rank_items(
+                section.rank, head, model, lists, corpus, sids, out, seed=seed, replace=True
+            ),
         )  # fmt: skip

@@ -211,6 +211,7 @@ for _name, _text in {
     _stage_command(_name, _text)
 _extending_command("assign", "Give items and users their semantic IDs")
 _extending_command("retrieve", "Generate lists under the trie")
+_extending_command("head", "Score whole items by the generator's states, and lists by both")
 
 
 @app.command()

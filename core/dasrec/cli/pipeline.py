@@ -18,7 +18,14 @@ from dasrec.cli.baseline_steps import run_baselines, run_fusions, run_two_tower
 from dasrec.cli.baselines_config import BASELINES
 from dasrec.cli.config import RunConfig
 from dasrec.cli.generator_config import MAIN
-from dasrec.cli.generator_steps import GeneratorSteps, full_name, split_name
+from dasrec.cli.generator_steps import (
+    HEAD,
+    RANKED,
+    GeneratorSteps,
+    base_method,
+    full_name,
+    split_name,
+)
 from dasrec.core.artifacts import Manifest, link_artifact, load_manifest
 from dasrec.core.corpus import Corpus, load_corpus
 from dasrec.core.descriptions import Descriptions, load_descriptions
@@ -40,6 +47,7 @@ STAGES = (
     "sft",
     "align",
     "retrieve",
+    "head",
     "rank",
     "fuse",
     "evaluate",
@@ -55,8 +63,8 @@ class Run:
     """A run directory and the stages that fill it.
 
     Layout: corpus/, descriptions/, embeddings/, tokenizers/NAME, sids/NAME, bases/NAME,
-    generators/NAME, recommendations/METHOD, rankers/NAME, reports/METHOD. The models and lists of
-    a generator variant are named TOKENIZER.VARIANT.
+    generators/NAME, aligned/NAME, item_heads/NAME, recommendations/METHOD, rankers/NAME,
+    reports/METHOD. The models and lists of a generator variant are named TOKENIZER.VARIANT.
     """
 
     def __init__(
@@ -371,7 +379,7 @@ class Run:
                     replace=True,
                 )
                 self._step("assign", "semantic_ids", out, section.as_json(), inputs, give)
-        later = ("pretrain", "sft", "align", "retrieve")
+        later = ("pretrain", "sft", "align", "retrieve", "head")
         return load_sids(out, corpus.manifest) if any(map(self._wanted, later)) else None
 
     def variants_of(self, tokenizer: str) -> list[str]:
@@ -430,7 +438,7 @@ class Run:
         inputs = {"corpus": corpus.manifest, "semantic_ids": sids.manifest}
         inputs["ranking_model"] = load_manifest(ranker, "ranking_model", inputs)
         inputs["candidates"] = load_manifest(candidates, "recommendations")
-        out = self.path("recommendations", f"{section.tokenizer}_ranked")
+        out = self.path("recommendations", section.tokenizer + RANKED)
         config, seed = section.rerank, self.config.seed
         run = _bind(rerank, config, ranker, candidates, corpus, sids, out, seed=seed, replace=True)
         self._step("rank", "recommendations", out, config.as_json(), inputs, run)
@@ -442,9 +450,13 @@ class Run:
         names = [name for name in BASELINES if getattr(section, name) is not None]
         if self.restricted:
             names = []
-        names += [full_name(name, v) for name in self.tokenizers for v in self.variants_of(name)]
+        for name in self.tokenizers:
+            for variant in self.variants_of(name):
+                names.append(full_name(name, variant))
+                if self.config.all_generators[variant].has_head(name):
+                    names.append(full_name(name, variant) + HEAD)
         if ranking is not None and ranking.tokenizer in self.tokenizers:
-            names.append(f"{ranking.tokenizer}_ranked")
+            names.append(ranking.tokenizer + RANKED)
         if not self.restricted:
             names += self.config.fusions
         return [name for name in names if self.path("recommendations", name).exists()]
@@ -459,7 +471,7 @@ class Run:
         embeddings = load_embeddings(vectors, corpus) if vectors.exists() else None
         for name in self.methods:
             lists, out = self.path("recommendations", name), self.path("reports", name)
-            sids_path = self.path("sids", split_name(name.removesuffix("_ranked"))[0])
+            sids_path = self.path("sids", split_name(base_method(name))[0])
             sids = load_sids(sids_path, corpus.manifest) if sids_path.exists() else None
             inputs = {
                 "corpus": corpus.manifest,

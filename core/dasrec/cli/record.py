@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dasrec.cli.generator_config import MAIN, chain_of
-from dasrec.cli.generator_steps import FOLDERS, full_name, split_name
+from dasrec.cli.generator_steps import FOLDERS, RANKED, base_method, full_name, split_name
 from dasrec.cli.pipeline import Run
 from dasrec.cli.summary import ranker_manifests
 from dasrec.core.artifacts import Manifest, code_version, load_manifest
@@ -23,6 +23,7 @@ SECONDS_OF = {
     "bases": "train",
     "generators": "train",
     "aligned": "train",
+    "item_heads": "train",
     "recommendations": "retrieve",
     "rankers": "rank",
     "reports": "evaluate",
@@ -90,7 +91,7 @@ def _config_sha256(run: Run, method: str) -> str:
     two_tower = run.config.baselines.two_tower
     if method == "two_tower" and two_tower is not None:
         method = two_tower.tokenizer
-    own, variant = split_name(method.removesuffix("_ranked"))
+    own, variant = split_name(base_method(method))
     config["tokenizers"] = {k: v for k, v in config["tokenizers"].items() if k == own}
     kept = chain_of(variant or MAIN, run.config.all_generators)
     config["generators"] = {k: v for k, v in config["generators"].items() if k in kept}
@@ -116,12 +117,12 @@ def _made_for(run: Run, method: str) -> set[str]:
     """The artifacts whose seconds are a method's: FOLDER/NAME."""
     config = run.config
     titles = {f"recommendations/{method}", f"reports/{method}"}
-    if method in config.fusions or method.endswith("_ranked"):
-        base = method.removesuffix("_ranked")
+    base = base_method(method)
+    if method in config.fusions or base != method:
         parts = config.fusions[method].methods if method in config.fusions else (base,)
         for part in parts:
             titles |= _made_for(run, part) - {f"reports/{part}"}
-        return titles | {f"rankers/{base}"}
+        return titles | {f"rankers/{base}" if method.endswith(RANKED) else f"item_heads/{base}"}
     if method == "two_tower" and config.baselines.two_tower is not None:
         return titles | {f"tokenizers/{config.baselines.two_tower.tokenizer}"}
     tokenizer, variant = split_name(method)

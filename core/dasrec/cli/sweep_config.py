@@ -80,8 +80,8 @@ class SweepConfig(StageConfig):
 
     of: str
     """The artifact that is judged, by its place in the run: reports/METHOD (metrics of lists),
-    sids/NAME, models/sasrec, bases/NAME, generators/NAME, aligned/NAME or rankers/NAME. Only the
-    stages that it needs are run."""
+    sids/NAME, models/sasrec, bases/NAME, generators/NAME, aligned/NAME, item_heads/NAME or
+    rankers/NAME. Only the stages that it needs are run."""
 
     metric: str = "ndcg@10"
     """Its figure on the validation split; slices as in `ndcg@10[tie_free]`."""

@@ -7,7 +7,7 @@ from typing import Any
 from dasrec.cli.baselines_config import BASELINES
 from dasrec.cli.config import RunConfig
 from dasrec.cli.generator_config import MAIN, chain_of
-from dasrec.cli.generator_steps import split_name
+from dasrec.cli.generator_steps import HEAD, RANKED, base_method, split_name
 from dasrec.cli.pipeline import STAGES
 from dasrec.core.artifacts import MANIFEST
 from dasrec.core.embed import EmbedConfig
@@ -20,6 +20,7 @@ LAST_STAGE = {
     "bases": "pretrain",
     "generators": "sft",
     "aligned": "align",
+    "item_heads": "head",
     "rankers": "rank",
     "reports": "evaluate",
 }
@@ -44,6 +45,7 @@ class Needs:
         self.tokenizers: set[str] = set()
         self.generators: set[str] = set()  # whose lists are needed
         self.fusions: set[str] = set()
+        self.head = of.startswith("item_heads/")
         self.ranking = False
         folder, _, name = of.partition("/")
         if folder not in LAST_STAGE or not name:
@@ -55,6 +57,8 @@ class Needs:
         add.get(folder, self._generator)(name)
         if self.ranking:
             self.stages.add("rank")
+        if not self.head:
+            self.stages.discard("head")
         if not self.tokenizers:
             self.stages -= {"embed", "tokenize", "assign"}
         if not self.tokenizers or config.describe is None:
@@ -93,11 +97,11 @@ class Needs:
             self.fusions.add(name)
             for method in self.config.fusions[name].methods:
                 self._lists(method)
-        elif name.endswith("_ranked"):
-            self._generator(name.removesuffix("_ranked"))
-            self._ranker(name.removesuffix("_ranked"))
         else:
-            self._generator(name)
+            self._generator(base_method(name))
+            self.head |= name.endswith(HEAD)
+            if name.endswith(RANKED):
+                self._ranker(base_method(name))
 
     def _baseline(self, name: str) -> None:
         if name not in BASELINES or getattr(self.config.baselines, name) is None:

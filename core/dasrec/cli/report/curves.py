@@ -14,6 +14,7 @@ STAGES = {
     "bases": "Pretraining",
     "generators": "Fine-tuning",
     "aligned": "Alignment",
+    "item_heads": "Item head",
     "models": "Baseline",
     "rankers": "Ranker",
 }

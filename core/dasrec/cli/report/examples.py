@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from dasrec.cli.generator_steps import split_name
+from dasrec.cli.generator_steps import base_method, split_name
 from dasrec.cli.report.document import Example, ExampleList, Shown
 from dasrec.cli.report.systems import System
 from dasrec.core.artifacts import MANIFEST
@@ -48,7 +48,7 @@ class Source:
         """Open the lists and the SIDs of a system."""
         root, corpus = system.named.path, system.named.run.corpus
         lists = load_recommendations(root / "recommendations" / system.method, corpus)
-        sids = root / "sids" / split_name(system.method.removesuffix("_ranked"))[0]
+        sids = root / "sids" / split_name(base_method(system.method))[0]
         has_sids = (sids / MANIFEST).exists()
         codes = learned_codes(load_sids(sids, corpus.manifest).items) if has_sids else None
         return cls(system, lists, item_titles(corpus), codes)

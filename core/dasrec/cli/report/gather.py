@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from dasrec.cli.generator_steps import split_name
+from dasrec.cli.generator_steps import base_method, split_name
 from dasrec.cli.report.curves import curves_of
 from dasrec.cli.report.document import Document, SystemFigures
 from dasrec.cli.report.examples import examples_of
@@ -55,7 +55,7 @@ def report_document(
         raise ValueError(f"--baseline {baseline}: no run has a report of it on {split}")
     facts = [run_facts(named) for named in runs]
     if tokenizers is None and methods is not None:
-        tokenizers = {split_name(method.removesuffix("_ranked"))[0] for method in methods}
+        tokenizers = {split_name(base_method(method))[0] for method in methods}
     evaluated = _evaluated(systems, split, baseline) if systems else {}
     return Document(
         title=", ".join(named.name for named in runs),
