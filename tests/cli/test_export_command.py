@@ -110,7 +110,7 @@ def test_mistakes_are_one_message(
     (tmp_path / "taken").mkdir()
     mistakes = {
         ("export", tmp_path / "nothing"): "no 'corpus' artifact here",
-        ("export", run, "--method", "tiger"): "no 'semantic_ids' artifact here",
+        ("export", run, "--method", "tiger"): "has no such generator; there are das",
         ("export", tmp_path / "run"): "bases/das: no 'base_model' artifact here",
         ("export", run, "--out", tmp_path / "taken"): "choose another folder",
         ("export", run, "--dtype", "int3", "--out", tmp_path / "out"): "export.dtype: expected",

@@ -41,8 +41,8 @@ def export_run(
         ValueError: options that are wrong, or parts that do not belong together.
     """
     corpus = load_corpus(run_dir / "corpus")
-    sids = load_sids(run_dir / "sids" / split_name(method)[0], corpus.manifest)
     path = generator or trained_model(run_dir, method)
+    sids = load_sids(run_dir / "sids" / split_name(method)[0], corpus.manifest)
     given = {key: value for key, value in options.items() if value is not None}
     results = run_dir / "results.json"
     if results.exists():  # otherwise no run has ended here

@@ -63,8 +63,8 @@ class Recommender:
             ValueError: the parts do not belong together.
         """
         self.corpus = load_corpus(run_dir / "corpus")
-        self.sids = load_sids(run_dir / "sids" / split_name(method)[0], self.corpus.manifest)
         path = generator_path or trained_model(run_dir, method)
+        self.sids = load_sids(run_dir / "sids" / split_name(method)[0], self.corpus.manifest)
         self.generator = load_generator(path, self.sids)
         self.device = self.generator.model.get_input_embeddings().weight.device
         trie = build_trie(self.corpus, self.sids, self.generator.vocabulary)
