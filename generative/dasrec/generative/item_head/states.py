@@ -14,7 +14,7 @@ from torch import Tensor
 from dasrec.core import Corpus, SemanticIds
 from dasrec.core import generator as random_generator
 from dasrec.core.corpus import Int64s
-from dasrec.generative.data.sequences import SequenceBuilder, hide_times, training_windows
+from dasrec.generative.data.sequences import hide_times, training_windows
 from dasrec.generative.data.tokens import TokenSequences
 from dasrec.generative.model.load import Generator
 from dasrec.generative.model.packed_attention import last_hidden
@@ -70,7 +70,7 @@ def query_states(
     use_user_sid: bool = True,
 ) -> Tensor:
     """(Q, H) states at the end of the queries' prompts; see `query_prompts`."""
-    builder: SequenceBuilder = generator.sequence_builder(corpus, sids)
+    builder = generator.sequence_builder(corpus, sids)
     prompts = query_prompts(corpus, builder, queries, use_user_sid=use_user_sid)
     last = np.zeros(len(prompts.tokens), np.bool_)
     last[prompts.starts[1:] - 1] = True

@@ -205,7 +205,7 @@ class _Trainer:
     def validate(self, epoch: int) -> dict[str, float]:
         """Recall@10 and NDCG@10 of the head alone over the whole catalogue."""
         vectors_IH, ranks = self.head.vectors(), []
-        barred = not self.corpus.train_repeats
+        barred = self.corpus.excludes_seen("as_in_training")
         for start in range(0, len(self.queries), VALID_BLOCK):
             block = self.queries[start : start + VALID_BLOCK]
             states_BH = self.query_states_QH[start : start + VALID_BLOCK].to(self.device)
