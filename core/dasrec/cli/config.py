@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from dasrec.baselines import FusionConfig
 from dasrec.cli.baselines_config import BASELINES, BaselinesConfig
 from dasrec.cli.generator_config import MAIN, GeneratorConfig, check_chain
-from dasrec.cli.generator_steps import HEAD, RANKED, full_name
+from dasrec.cli.generator_steps import RANKED, list_names
 from dasrec.cli.sweep_config import SweepConfig
 from dasrec.core.config import StageConfig, apply_overrides, build_config, read_yaml
 from dasrec.core.descriptions_stage import DescribeConfig
@@ -195,9 +195,7 @@ class RunConfig(StageConfig):
         names = [name for name in BASELINES if getattr(self.baselines, name) is not None]
         for name in self.tokenizers:
             for variant in self.variants_of(name):
-                names.append(full_name(name, variant))
-                if self.all_generators[variant].has_head(name):
-                    names.append(full_name(name, variant) + HEAD)
+                names += list_names(name, variant, self.all_generators[variant])
         if self.ranking is not None and MAIN in self.variants_of(self.ranking.tokenizer):
             names.append(self.ranking.tokenizer + RANKED)
         return names

@@ -31,6 +31,12 @@ def split_name(name: str) -> tuple[str, str]:
     return tokenizer, variant
 
 
+def list_names(tokenizer: str, variant: str, config: GeneratorConfig) -> list[str]:
+    """Names of the lists that a generator on the SIDs of a tokenizer leads to."""
+    name = full_name(tokenizer, variant)
+    return [name, name + HEAD] if config.has_head(tokenizer) else [name]
+
+
 def base_method(name: str) -> str:
     """The method whose lists another one orders anew: `das` of `das_ranked` and `das_head`."""
     return name.removesuffix(RANKED).removesuffix(HEAD)

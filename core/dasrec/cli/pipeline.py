@@ -19,11 +19,10 @@ from dasrec.cli.baselines_config import BASELINES
 from dasrec.cli.config import RunConfig
 from dasrec.cli.generator_config import MAIN
 from dasrec.cli.generator_steps import (
-    HEAD,
     RANKED,
     GeneratorSteps,
     base_method,
-    full_name,
+    list_names,
     split_name,
 )
 from dasrec.core.artifacts import Manifest, link_artifact, load_manifest
@@ -452,9 +451,7 @@ class Run:
             names = []
         for name in self.tokenizers:
             for variant in self.variants_of(name):
-                names.append(full_name(name, variant))
-                if self.config.all_generators[variant].has_head(name):
-                    names.append(full_name(name, variant) + HEAD)
+                names += list_names(name, variant, self.config.all_generators[variant])
         if ranking is not None and ranking.tokenizer in self.tokenizers:
             names.append(ranking.tokenizer + RANKED)
         if not self.restricted:
